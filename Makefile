@@ -1,0 +1,44 @@
+# Two commands do all the set-up: `make demo` and `make test`. Each first makes .venv and installs what is pinned.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP = @$(PYTHON) tools/bootstrap.py
+CHECKED := agent tests tools benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint typecheck bench lock clean
+
+help:  ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo:  ## Generate images and say what each cost in joules
+	$(SETUP) demo
+	@$(BIN)/joulegate demo
+
+# The tests run also when a lint fails, and last: their closing line ends the output.
+test:  ## Lint, check types and run all tests
+	$(SETUP) test
+	@lint=0; $(MAKE) --no-print-directory lint typecheck || lint=1; \
+	$(BIN)/pytest -n 2 --dist loadgroup || exit $$?; exit $$lint
+
+lint:  ## Check style, format and the direction of imports
+	$(SETUP) lint
+	@$(BIN)/ruff check $(wildcard $(CHECKED))
+	@$(BIN)/ruff format --check $(wildcard $(CHECKED))
+	@$(BIN)/lint-imports --no-cache | tail -n 12
+
+typecheck:  ## Check types with mypy --strict
+	$(SETUP) lint
+	@$(BIN)/mypy
+
+bench:  ## Run the benchmarks, one after the other
+	$(SETUP) test
+	@for file in benchmarks/bench_*.py; do \
+	  [ -e "$$file" ] || continue; echo "== $$file"; $(BIN)/python "$$file" || exit $$?; \
+	done
+
+lock:  ## Pin what is installed in .venv into requirements/
+	@$(BIN)/python tools/lock.py
+
+clean:  ## Remove .venv, caches and build output
+	rm -rf .venv build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find agent tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Wiring, loop and jobs."""

@@ -1,0 +1,93 @@
+"""What the loop needs of the parts it wires: the ports that sources and stores implement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from joulegate.metering.entry import Account, Position, RequestEntry
+from joulegate.metering.reading import Device, GpuProcess, Reading, Sensor
+from joulegate.metering.span import Span
+
+
+class SourceUnavailable(Exception):
+    """This source cannot be used here; the text is one line for a person: what is missing and what to do."""
+
+
+class Source(Protocol):
+    """Where readings come from. Implementations never raise from ``drain`` and never block it."""
+
+    name: str
+
+    def open(self) -> None:
+        """Probe the hardware and start sampling; raises ``SourceUnavailable``."""
+
+    def devices(self) -> Sequence[Device]:
+        """The devices found, also those that do not answer now; may grow or change after a driver reset."""
+
+    def sensors(self) -> Sequence[Sensor]:
+        """One line a device (or one for the whole source) for ``joulegate doctor``."""
+
+    def drain(self, now_s: float, wall_s: float) -> Sequence[Reading]:
+        """Readings taken since the last call, oldest first per device; may be empty."""
+
+    def errors(self) -> Mapping[str, Mapping[str, int]]:
+        """Failed calls so far: device id -> error name -> count."""
+
+    def processes(self) -> Sequence[GpuProcess]:
+        """Processes seen on the devices lately, for the foreign-load guard's evidence; may be empty."""
+
+    def close(self) -> None:
+        """Stop sampling and let the hardware go; safe to call twice."""
+
+
+class LoadAware(Protocol):
+    """A simulated source: it is told which spans run, and burns simulated power for them."""
+
+    def span_started(self, span: Span, now_s: float) -> None:
+        """``span`` began to use its devices."""
+
+    def span_ended(self, span: Span, now_s: float) -> None:
+        """``span`` let its devices go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one ledger transaction writes, all or nothing.
+
+    ``opened`` and ``closed`` journal spans whose figures are still pending (a span is acknowledged to its sender only
+    after this commit); ``entries`` are final and remove their spans from the journal.
+    """
+
+    opened: tuple[Span, ...] = ()
+    closed: tuple[Span, ...] = ()
+    entries: tuple[RequestEntry, ...] = ()
+    accounts: tuple[Account, ...] = ()
+    positions: tuple[Position, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restart finds in the ledger: where each device stood, spans without a final figure, totals so far."""
+
+    positions: tuple[Position, ...] = ()
+    spans: tuple[Span, ...] = ()
+    accounts: tuple[Account, ...] = field(default_factory=tuple)
+
+
+class LedgerFault(Exception):
+    """The ledger cannot be read or written now; the text is one line: what, where and what to do."""
+
+
+class LedgerWriter(Protocol):
+    """The writing side of the ledger; used by one thread only."""
+
+    def restore(self) -> Restored:
+        """State to go on from."""
+
+    def commit(self, batch: Batch) -> None:
+        """Write ``batch`` in one durable transaction; raises ``LedgerFault`` with nothing written."""
+
+    def close(self) -> None:
+        """Checkpoint and close."""

@@ -1,0 +1,1 @@
+"""What is served over HTTP: ``create_app`` over the parts, ``serve`` on a socket."""

@@ -1,0 +1,241 @@
+"""Learning a device's idle power, its classes' dynamic power and its counter's lag from intervals and spans.
+
+The regression is ``dE_k = P0 tau_k + sum_c D_c x_kc`` with ``x_kc`` the share time of class c in interval k
+(notes/measurement.md, 6.4), solved as a robust ridge: Tukey's weights, so that a foreign tenant does not teach the model,
+and weak priors, so that a class that was hardly seen stays near the others. The lag is the shift of the counter against
+the spans that leaves the smallest residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from joulegate.metering.model import CALIBRATED_SHARE_ERROR, UNKNOWN_MODEL, PowerModel
+
+Floats = NDArray[np.float64]
+
+MAX_ROWS = 20_000
+MAX_CLASSES = 32
+LAG_STEP_S = 0.02
+LAG_MAX_S = 0.4
+LAG_FAR_MAX_S = 1.0
+LAG_UNKNOWN_ERROR_S = 0.05
+LAG_ERROR_FLOOR_S = 0.004
+MIN_ROWS = 6
+_TUKEY = 4.685
+_HUBER = 1.345
+_MAD_TO_SD = 1.4826
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """The counter shows the energy used until ``lag_s`` ago; ``known`` is False when nothing in the data tells it."""
+
+    lag_s: float
+    error_s: float
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was learned of one device."""
+
+    model: PowerModel
+    lag: Lag
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """A device's measured intervals as arrays: starts and ends in seconds of the sensor's time, energies in joules."""
+
+    start_s: Floats
+    end_s: Floats
+    energy_j: Floats
+
+    @property
+    def duration_s(self) -> Floats:
+        """Length of each interval."""
+        return self.end_s - self.start_s
+
+    def thinned(self, rows: int) -> Changes:
+        """At most ``rows`` intervals, evenly spread."""
+        if len(self.start_s) <= rows:
+            return self
+        pick = np.linspace(0, len(self.start_s) - 1, rows).astype(np.int64)
+        return Changes(self.start_s[pick], self.end_s[pick], self.energy_j[pick])
+
+
+class ShareTimes:
+    """For each class the integral of n_c/n over time, as a piecewise linear function of time."""
+
+    def __init__(self, starts_s: Floats, ends_s: Floats, classes: NDArray[np.int64], class_count: int) -> None:
+        times = np.concatenate([starts_s, ends_s])
+        order = np.argsort(times, kind="stable")
+        self._times = times[order]
+        steps = np.concatenate([np.ones(len(starts_s)), -np.ones(len(ends_s))])[order]
+        owners = np.concatenate([classes, classes])[order]
+        spans = np.diff(self._times, append=self._times[-1:] if len(times) else np.empty(0))
+        active = np.maximum(np.cumsum(steps), 1.0)
+        self._integrals = []
+        for index in range(class_count):
+            count = np.cumsum(np.where(owners == index, steps, 0.0))
+            gained = np.concatenate([[0.0], np.cumsum(count / active * spans)[:-1]]) if len(times) else np.zeros(0)
+            self._integrals.append(gained)
+
+    def between(self, start_s: Floats, end_s: Floats) -> Floats:
+        """Share time of each class in each interval, shape (intervals, classes)."""
+        if not len(self._times):
+            return np.zeros((len(start_s), len(self._integrals)))
+        columns = [
+            np.interp(end_s, self._times, integral) - np.interp(start_s, self._times, integral)
+            for integral in self._integrals
+        ]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(start_s), 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    beta: Floats
+    covariance: Floats
+    residual: Floats
+    scale: float
+
+
+def _solve(rows: Floats, target: Floats, weights: Floats, prior: Floats, prior_sd: Floats, scale: float) -> Floats:
+    precision = scale**2 / prior_sd**2
+    normal = (rows * weights[:, None]).T @ rows + np.diag(precision)
+    return np.linalg.solve(normal, (rows * weights[:, None]).T @ target + precision * prior)
+
+
+def _robust_fit(rows: Floats, target: Floats, prior: Floats, prior_sd: Floats) -> _Fit:
+    """Iteratively reweighted ridge: Huber first, then Tukey; weights per row grow with its certainty, 1/duration."""
+    duration = rows[:, 0]
+    base = 1.0 / np.maximum(duration, np.median(duration))
+    floor = 1e-3 + 2e-3 * float(np.median(np.abs(target) * np.sqrt(base)))
+    weights, scale, beta = base.copy(), floor, prior
+    for step in range(12):
+        beta = _solve(rows, target, weights, prior, prior_sd, scale)
+        residual = (target - rows @ beta) * np.sqrt(base)
+        scale = max(floor, _MAD_TO_SD * float(np.median(np.abs(residual))))
+        ratio = np.abs(residual) / scale
+        trust = np.minimum(1.0, _HUBER / np.maximum(ratio, 1e-12)) if step < 6 else np.maximum(0, 1 - (ratio / _TUKEY) ** 2) ** 2
+        weights = base * trust
+    normal = (rows * weights[:, None]).T @ rows / scale**2 + np.diag(1.0 / prior_sd**2)
+    return _Fit(beta, np.linalg.inv(normal), residual, scale)
+
+
+def _fit_classes(share: Floats, changes: Changes) -> _Fit:
+    """P0 and D by class; the classes' prior is the one D that fits them all."""
+    duration, energy = changes.duration_s, changes.energy_j
+    power = energy / duration
+    low, high = np.percentile(power, [5, 95])
+    spread = max(float(high - low), 0.1 * float(high), 1.0)
+    pooled_rows = np.stack([duration, share.sum(axis=1)], axis=1)
+    pooled = _robust_fit(pooled_rows, energy, np.array([low, spread]), np.array([0.5 * low + 20.0, 2 * spread]))
+    if share.shape[1] <= 1:
+        return pooled
+    dynamic = max(float(pooled.beta[1]), 1.0)
+    prior = np.concatenate([pooled.beta[:1], np.full(share.shape[1], dynamic)])
+    prior_sd = np.concatenate([[0.5 * max(float(pooled.beta[0]), 1.0) + 20.0], np.full(share.shape[1], 0.5 * dynamic)])
+    return _robust_fit(np.concatenate([duration[:, None], share], axis=1), energy, prior, prior_sd)
+
+
+def _model_from(fit: _Fit, names: Sequence[str], share: Floats, changes: Changes) -> PowerModel:
+    idle_w = max(0.0, float(fit.beta[0]))
+    deviations = np.sqrt(np.diag(fit.covariance))
+    seen = share.sum(axis=0)
+    dynamic, errors = {}, {}
+    for index, name in enumerate(names):
+        if share.shape[1] and seen[index] > 0:
+            watts = max(0.0, float(fit.beta[1 + index]))
+            dynamic[name] = watts
+            errors[name] = float(np.hypot(CALIBRATED_SHARE_ERROR, min(0.5, deviations[1 + index] / max(watts, 1.0))))
+    weights = seen if seen.sum() > 0 else np.ones(1)
+    default = float(np.average([dynamic.get(n, 0.0) for n in names], weights=weights)) if dynamic else 0.0
+    typical = np.concatenate([[np.mean(changes.duration_s)], share.mean(axis=0)])
+    typical_j = max(float(np.mean(changes.energy_j)), 1e-9)
+    sharpness = float(np.sqrt(max(0.0, typical @ fit.covariance @ typical))) / typical_j
+    return PowerModel(
+        idle_w=idle_w,
+        default_dynamic_w=default or UNKNOWN_MODEL.default_dynamic_w,
+        dynamic_w=dynamic,
+        share_error=errors,
+        idle_error_w=float(np.hypot(2.0, deviations[0])),
+        calibrated=sharpness < 0.05,
+        idle_known=bool(deviations[0] < 0.2 * max(idle_w, 1.0)),
+    )
+
+
+def _rows_at(times: ShareTimes, changes: Changes, lag_s: float) -> Floats:
+    return times.between(changes.start_s - lag_s, changes.end_s - lag_s)
+
+
+def _misfit(times: ShareTimes, changes: Changes, lag_s: float) -> float:
+    return float(np.mean(np.abs(_fit_classes(_rows_at(times, changes, lag_s), changes).residual)))
+
+
+def find_lag(times: ShareTimes, changes: Changes) -> Lag:
+    """The lag with the smallest mean absolute residual, refined by a parabola; unknown when the residual hardly cares."""
+    changes = changes.thinned(MAX_ROWS // 5)
+    step_s = LAG_STEP_S
+    grid = list(np.arange(0.0, LAG_MAX_S + step_s / 2, step_s))
+    costs = [_misfit(times, changes, lag_s) for lag_s in grid]
+    if int(np.argmin(costs)) == len(grid) - 1:
+        far = list(np.arange(LAG_MAX_S + 0.05, LAG_FAR_MAX_S, 0.05))
+        grid += far
+        costs += [_misfit(times, changes, lag_s) for lag_s in far]
+    best = int(np.argmin(costs))
+    typical_j = float(np.median(changes.energy_j))
+    if max(costs) - costs[best] < 0.02 * costs[best] + 1e-4 * typical_j:
+        return Lag(0.0, LAG_UNKNOWN_ERROR_S, known=False)
+    fine = [lag for lag in grid[best] + np.array([-0.012, -0.008, -0.004, 0.0, 0.004, 0.008, 0.012]) if lag >= 0]
+    fine_costs = [_misfit(times, changes, lag) for lag in fine]
+    lowest = int(np.argmin(fine_costs))
+    return Lag(float(fine[lowest]), LAG_ERROR_FLOOR_S + 0.002, known=True)
+
+
+def calibrate(
+    changes: Changes,
+    starts_s: Floats,
+    ends_s: Floats,
+    classes: Sequence[str],
+    *,
+    lag_s: float | None = None,
+) -> Calibration:
+    """Learn one device from its intervals and the spans on it. With ``lag_s`` given, it is believed, not searched.
+
+    ``starts_s``, ``ends_s``, ``classes`` have one item a span. Too little data gives ``UNKNOWN_MODEL``.
+    """
+    lag = Lag(lag_s or 0.0, LAG_ERROR_FLOOR_S if lag_s is not None else LAG_UNKNOWN_ERROR_S, known=lag_s is not None)
+    if len(changes.start_s) < MIN_ROWS:
+        return Calibration(_from_little(changes), lag)
+    names, owners = _name_classes(classes)
+    times = ShareTimes(starts_s, ends_s, owners, len(names))
+    if lag_s is None and len(starts_s):
+        lag = find_lag(times, changes)
+    thinned = changes.thinned(MAX_ROWS)
+    share = _rows_at(times, thinned, lag.lag_s)
+    return Calibration(_model_from(_fit_classes(share, thinned), names, share, thinned), lag)
+
+
+def _from_little(changes: Changes) -> PowerModel:
+    if not len(changes.start_s):
+        return UNKNOWN_MODEL
+    power = changes.energy_j / changes.duration_s
+    low, high = float(np.min(power)), float(np.max(power))
+    return PowerModel(idle_w=low, default_dynamic_w=max(high - low, 0.5 * high, 1.0))
+
+
+def _name_classes(classes: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """Class names, the most frequent ``MAX_CLASSES`` of them; the rest share the last name's column."""
+    names, owners, counts = np.unique(np.asarray(classes, dtype=object).astype(str), return_inverse=True, return_counts=True)
+    if len(names) <= MAX_CLASSES:
+        return [str(name) for name in names], owners.astype(np.int64)
+    ranked = np.argsort(-counts, kind="stable")
+    place = np.full(len(names), MAX_CLASSES - 1, dtype=np.int64)
+    place[ranked[:MAX_CLASSES]] = np.arange(MAX_CLASSES)
+    return [str(names[i]) for i in ranked[:MAX_CLASSES]], place[owners]

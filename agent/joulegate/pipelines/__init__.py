@@ -1,0 +1,1 @@
+"""How a generation pipeline is wrapped."""

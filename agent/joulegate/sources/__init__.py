@@ -1,0 +1,1 @@
+"""Where readings come from: NVML, RAPL, the host power model, a replayed trace, the twin."""
