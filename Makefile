@@ -17,14 +17,15 @@ demo:  ## Generate images and say what each cost in joules
 # The tests run also when a lint fails, and last: their closing line ends the output.
 test:  ## Lint, check types and run all tests
 	$(SETUP) test
-	@lint=0; $(MAKE) --no-print-directory lint typecheck || lint=1; \
+	@lint=0; $(MAKE) --no-print-directory -k lint typecheck || lint=1; \
 	$(BIN)/pytest -n 2 --dist loadgroup || exit $$?; exit $$lint
 
 lint:  ## Check style, format and the direction of imports
 	$(SETUP) lint
-	@$(BIN)/ruff check $(wildcard $(CHECKED))
-	@$(BIN)/ruff format --check $(wildcard $(CHECKED))
-	@$(BIN)/lint-imports --no-cache | tail -n 12
+	@status=0; for lint in "ruff check" "ruff format --check"; do \
+	  $(BIN)/$$lint --quiet $(wildcard $(CHECKED)) || status=1; \
+	done; \
+	$(BIN)/lint-imports --no-cache --no-logo || status=1; exit $$status
 
 typecheck:  ## Check types with mypy --strict
 	$(SETUP) lint

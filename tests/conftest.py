@@ -68,7 +68,7 @@ def _lacking(reason: str) -> NoReturn:
 
 @pytest.fixture
 def free_port() -> Callable[[], int]:
-    """``free_port()``: a TCP port of 127.0.0.1 that nothing listened on a moment ago; never the same one twice in a test."""
+    """``free_port()``: a TCP port of 127.0.0.1 that nothing listened on a moment ago; a new one at each call."""
     given: set[int] = set()
 
     def port() -> int:

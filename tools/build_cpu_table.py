@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
+import datetime as dt
 import hashlib
 import io
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,8 +24,8 @@ VERSION = "3.3.2"
 SOURCE = "codecarbon/data/hardware/cpu_power.csv"
 LICENCE = "MIT"
 CITATION = (
-    "Courty, Schmidt, Luccioni et al.: CodeCarbon: estimate and track carbon emissions from compute; "
-    "processor data collected from Intel's and AMD's product pages by codecarbon's cpu_dataset_builder"
+    "Courty, Schmidt, Luccioni et al.: CodeCarbon, doi:10.5281/zenodo.11171501; "
+    "processor data collected from the vendors' product pages by codecarbon's cpu_dataset_builder"
 )
 TARGET = Path(__file__).parents[1] / "agent/joulegate/sources/data/cpu_power.csv"
 
@@ -42,7 +41,7 @@ class Table:
 def main() -> int:
     """Install, read, check the licence, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--retrieved", default=datetime.datetime.now(tz=datetime.UTC).date().isoformat())
+    parser.add_argument("--retrieved", default=dt.datetime.now(tz=dt.UTC).date().isoformat())
     parser.add_argument("--output", type=Path, default=TARGET)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -54,8 +53,10 @@ def main() -> int:
             )
             return 1
         raw = (Path(folder) / SOURCE).read_bytes()
+        licence = (Path(folder) / f"codecarbon-{VERSION}.dist-info/licenses/LICENSE").read_text("utf-8")
     table = read(raw.decode("utf-8-sig"))
     write(arguments.output, render(table, raw, arguments.retrieved))
+    write(arguments.output.with_suffix(".LICENSE"), licence)
     print(f"{len(table.rows)} processors in {arguments.output}; left out: {', '.join(table.unusable) or 'none'}")
     return 0
 
@@ -67,7 +68,7 @@ def install(folder: Path) -> None:
 
 
 def read(text: str) -> Table:
-    """Names and watts, sorted by name; a row whose power is no positive number is unusable."""
+    """Names and watts, sorted by name; a row without a positive power, or at odds with an earlier one, is unusable."""
     powers: dict[str, float] = {}
     unusable: list[str] = []
     for row in csv.DictReader(io.StringIO(text)):
@@ -76,7 +77,7 @@ def read(text: str) -> Table:
             tdp_w = float(row["TDP"])
         except ValueError:
             tdp_w = math.nan
-        if name and 0 < tdp_w < math.inf:
+        if name and 0 < tdp_w < math.inf and powers.get(name, tdp_w) == tdp_w:
             powers[name] = tdp_w
         else:
             unusable.append(f"{name} ({row['TDP']})")
@@ -106,7 +107,7 @@ def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 if __name__ == "__main__":

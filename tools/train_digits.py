@@ -28,7 +28,7 @@ from sklearn.svm import SVC
 from tokenizers.pre_tokenizers import ByteLevel
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, logging
 
 from joulegate.pipelines.digits import DEFAULT_STEPS, PROMPTS, SIZE, WORDS, load_pipeline
 
@@ -77,7 +77,7 @@ The 1,797 scans were enlarged from 8 x 8 to {size} x {size} pixels, and all of t
 ## Training
 
 `tools/train_digits.py --seed {seed} --vae-steps {vae_steps} --unet-steps {unet_steps}`,
-{minutes:.1f} minutes on one CPU core, finished {date}.
+{minutes:.1f} minutes of processor time on one core, finished {date}.
 Loss, averaged over the last {window} steps: VAE {vae_loss:.4f}, UNet {unet_loss:.4f}.
 The weights are stored as float16 and run as float32.
 
@@ -92,7 +92,7 @@ All are taken over {images} images, ten for each prompt, at guidance {guidance},
 - Variety is the standard deviation of pixels among images of one digit, relative to that among the scans.
 - Difference is the root mean square difference of pixels, which lie between 0 and 1, from the images that the same
   seed gives at {most_steps} steps.
-- Times were taken on one thread of {machine}; other machines differ.
+- Times are processor time on one thread of {machine}; other machines differ.
 
 | steps | agreement | variety | difference | ms per image, batch of {images} | ms per image, one at a time |
 | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -102,12 +102,11 @@ With the weights as trained, before rounding to float16, agreement at {default_s
 
 ## Limits
 
-It was trained on these wordings, with each digit as a word or a numeral: {phrasings}.
-Any other prompt gives an arbitrary digit-like shape.
+{wordings}
 
 Agreement says that digits are legible, not that they are new, for the classifier saw the same scans as the model.
-It is high even at one step, because the average shape of a digit is legible; variety and difference show what further
-steps add.
+It can be high even at one step, because the average shape of a digit is legible; variety and difference show what
+further steps add.
 
 ## Files
 
@@ -228,7 +227,7 @@ def build_scheduler() -> DDIMScheduler:
 def optimise(
     modules: torch.nn.Module, rate: float, loss_of: Callable[[], torch.Tensor], progress: Progress, average: bool
 ) -> None:
-    """Minimise a loss with a cosine learning rate; `average` leaves a running mean of the weights."""
+    """Minimise a loss with a cosine learning rate; ``average`` leaves a running mean of the weights."""
     optimiser = torch.optim.AdamW(modules.parameters(), rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, progress.total, eta_min=rate / 100)
     averaged = AveragedModel(modules, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY)) if average else None
@@ -347,22 +346,22 @@ class Judge:
 
 
 def measure(pipe: Any, judge: Judge, steps: int, finest: np.ndarray) -> dict[str, float]:
-    """Measure the quality at a number of steps, also against the finest images, and the time per image."""
-    started = time.perf_counter()
+    """Measure the quality at a number of steps, also against the finest images, and the processor time per image."""
+    started = time.process_time()
     images = draw(pipe, MEASURED_PROMPTS, steps)
-    batch_seconds = time.perf_counter() - started
+    batch_seconds = time.process_time() - started
     alone = []
     for _ in range(TIMED_RUNS):
-        started = time.perf_counter()
+        started = time.process_time()
         draw(pipe, [PROMPTS[7]], steps)
-        alone.append(time.perf_counter() - started)
+        alone.append(time.process_time() - started)
     figures = {
         "steps": steps,
         "agreement": round(judge.agreement(images), 4),
         "variety": round(judge.variety(images), 4),
         "difference_from_finest": round(float(np.sqrt(np.mean((images - finest) ** 2))), 4),
-        "batch_ms_per_image": round(batch_seconds * 1000 / len(images), 2),
-        "single_ms_per_image": round(statistics.median(alone) * 1000, 2),
+        "batch_cpu_ms_per_image": round(batch_seconds * 1000 / len(images), 2),
+        "single_cpu_ms_per_image": round(statistics.median(alone) * 1000, 2),
     }
     print(json.dumps(figures), flush=True)
     return figures
@@ -399,17 +398,18 @@ def describe(figures: dict[str, Any]) -> str:
     """Write the model card from the figures."""
     rows = "\n".join(
         f"| {row['steps']} | {row['agreement']:.2f} | {row['variety']:.2f} | {row['difference_from_finest']:.3f} "
-        f"| {row['batch_ms_per_image']:.1f} | {row['single_ms_per_image']:.1f} |"
+        f"| {row['batch_cpu_ms_per_image']:.1f} | {row['single_cpu_ms_per_image']:.1f} |"
         for row in figures["by_steps"]
     )
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
+    wordings = ", ".join(f'"{phrasing.format(word=WORDS[7], numeral=7)}"' for phrasing in dict.fromkeys(PHRASINGS))
     copied = ("seed", "vae_steps", "unet_steps", "vae_loss", "unet_loss", "date", "machine")
     return CARD.format(
         **{key: figures[key] for key in copied},
         parameters=sum(figures["parameters"].values()),
         size=SIZE,
         prompt=PROMPTS[7],
-        minutes=figures["training_seconds"] / 60,
+        minutes=figures["training_cpu_seconds"] / 60,
         window=LOSS_WINDOW,
         dataset=wrap(f"{figures['dataset']}."),
         libraries=wrap(f"Libraries: {versions}."),
@@ -417,7 +417,7 @@ def describe(figures: dict[str, Any]) -> str:
         guidance=GUIDANCE,
         judge=figures["judge_accuracy"],
         rows=rows,
-        phrasings=", ".join(f'"{phrasing}"' for phrasing in dict.fromkeys(PHRASINGS)),
+        wordings=wrap(f"It understands {wordings}; any other prompt gives an arbitrary digit-like shape."),
         default_steps=DEFAULT_STEPS,
         most_steps=max(MEASURED_STEPS),
         unrounded=figures["agreement_before_rounding"],
@@ -430,7 +430,7 @@ def train(seed: int, vae_steps: int, unet_steps: int) -> tuple[dict[str, Any], d
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     random.seed(seed)
-    started = time.perf_counter()
+    started = time.process_time()
     images, digits = load_scans()
     tokenizer = build_tokenizer()
     vae, unet, text_encoder = build_vae(), build_unet(), build_text_encoder(tokenizer)
@@ -445,7 +445,7 @@ def train(seed: int, vae_steps: int, unet_steps: int) -> tuple[dict[str, Any], d
         "unet_steps": unet_steps,
         "vae_loss": vae_loss,
         "unet_loss": unet_loss,
-        "training_seconds": round(time.perf_counter() - started, 1),
+        "training_cpu_seconds": round(time.process_time() - started, 1),
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
     }
     return {**models, "tokenizer": tokenizer, "scheduler": build_scheduler()}, figures
@@ -484,6 +484,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Train, save, measure and describe the digit model."""
     arguments = parse_arguments()
+    logging.set_verbosity_error()
     components, figures = train(arguments.seed, arguments.vae_steps, arguments.unet_steps)
     save_weights(components, arguments.out / "weights", torch.float16)
     figures |= evaluate(components, arguments.out / "weights")

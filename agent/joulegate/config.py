@@ -125,10 +125,9 @@ class MeteringSettings(Table):
         "separate",
         description="separate (running requests share the idle power) or marginal (requests pay dynamic energy only)",
     )
-    learning_poll_s: Number = Field(
-        0.03, ge=0.01, le=1.0, description="seconds between polls while a counter's step is learned, from 0.01 to 1"
+    poll_s: Number = Field(
+        0.025, ge=0.01, le=10.0, description="the shortest time in s between polls of a device, from 0.01 to 10"
     )
-    poll_s: Number = Field(0.05, ge=0.01, le=10.0, description="the longest time in s between polls, from 0.01 to 10")
     lag_ms: Annotated[float | None, BeforeValidator(_auto_is_none)] = Field(
         None,
         ge=0,
@@ -150,7 +149,9 @@ class TwinSettings(Table):
     """The simulated GPUs of ``source = "twin"``."""
 
     gpus: Whole = Field(1, ge=1, le=64, description="a number of simulated GPUs from 1 to 64")
-    profile: str = Field("H100", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the name of a GPU profile (H100)")
+    profile: str = Field(
+        "H100", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="a GPU profile's name, such as H100"
+    )
     seed: Whole = Field(0, ge=0, description="a whole number that makes a run repeatable")
     faults: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)] = Field(
         (), description="a list of fault names (in the environment separated by commas)"

@@ -11,8 +11,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+
 from joulegate.cli import faults
 from joulegate.cli.app import COMMANDS, main
 from joulegate.config import ConfigFault, Settings, known_keys, load, load_settings, render
@@ -67,7 +68,7 @@ def test_light_start(arguments: tuple[str, ...]):
 
 
 def test_version_json(capsys: pytest.CaptureFixture[str]):
-    """version --json names Python, the platform, libraries (null where not installed) and the data formats."""
+    """``version --json`` names Python, the platform, libraries (null where not installed) and the data formats."""
     assert main(["version", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
@@ -244,16 +245,24 @@ def test_all_faults_at_once(tmp_path: Path):
     assert lines == (
         f"joulegate.toml:2 http.port: true is not a finite number; {port}",
         "joulegate.toml:3 http.prot: unknown key; did you mean http.port?",
-        'joulegate.toml:5 metering.lag_ms: "x" is not a number; '
-        'give "auto" (learned per device) or the lateness of the energy counter in ms, from 0 to 2000',
+        (
+            'joulegate.toml:5 metering.lag_ms: "x" is not a number; '
+            'give "auto" (learned per device) or the lateness of the energy counter in ms, from 0 to 2000'
+        ),
         "joulegate.toml:6 throttle: unknown table; known are http, metering, socket, twin",
-        "joulegate.toml:9 twin.faults[0]: 1 is not text in quotes; "
-        "give a list of fault names (in the environment separated by commas)",
-        'environment JOULEGATE_METERING__POLL_S: "nan" is not a finite number; '
-        "give the longest time in s between polls, from 0.01 to 10",
+        (
+            "joulegate.toml:9 twin.faults[0]: 1 is not text in quotes; "
+            "give a list of fault names (in the environment separated by commas)"
+        ),
+        (
+            'environment JOULEGATE_METERING__POLL_S: "nan" is not a finite number; '
+            "give the shortest time in s between polls of a device, from 0.01 to 10"
+        ),
         "option --gpus: 99 is above 64; give a number of simulated GPUs from 1 to 64",
-        'option --source: "nvlm" is not a source; did you mean nvml?; '
-        "give auto, nvml, rapl, model, twin or replay:FILE",
+        (
+            'option --source: "nvlm" is not a source; did you mean nvml?; '
+            "give auto, nvml, rapl, model, twin or replay:FILE"
+        ),
     )
 
 
@@ -322,6 +331,7 @@ def test_frozen():
     faults_given=st.lists(st.text(alphabet=st.characters(exclude_categories=("Cs",))), max_size=3),
     lag_ms=st.none() | st.floats(0, 2000),
 )
+@example(text='\x7f\t"\\\u00e9\U0001f600', number=0.1, faults_given=["\x7f", "\n"], lag_ms=1e-9)
 def test_rendered_settings_read_back(
     text: str, number: float, faults_given: list[str], lag_ms: float | None, tmp_path_factory: pytest.TempPathFactory
 ):
@@ -340,7 +350,7 @@ def test_rendered_settings_read_back(
 
 
 def test_every_key_is_rendered_and_described():
-    """config show names every key that can be set, with a sentence on what to give."""
+    """``config show`` names every key that can be set, with a sentence on what to give."""
     text = render(load_settings(environ=HOME))
     table = tomllib.loads(text)
     assert table["http"] == {"host": "127.0.0.1", "port": 9288}
@@ -350,7 +360,7 @@ def test_every_key_is_rendered_and_described():
 
 
 def test_config_commands(tmp_path: Path):
-    """config check lists every fault on stderr with exit 1, config show refuses with exit 2, stdout stays empty."""
+    """``config check`` lists every fault on stderr with exit 1, config show refuses with exit 2, stdout stays empty."""
     file = tmp_path / "joulegate.toml"
     file.write_text("[http]\nport = -1\nprot = 1\n", encoding="utf-8")
     for command, exit_code in (("check", 1), ("show", 2)):

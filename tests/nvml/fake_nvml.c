@@ -194,15 +194,16 @@ static double true_mj(const struct gpu *g, double t) {
 }
 
 static double counter_mj(const struct gpu *g) {
-  if (g->direct_mj >= 0) return (double)g->direct_mj;
   double seen = now_s() - g->lag_ms * 1e-3, step = g->step_ms * 1e-3;
   return true_mj(g, step ? floor(seen / step) * step : seen) + g->offset_mj;
 }
 
+static uint64_t whole(double value) { return value > 0 ? (uint64_t)value : 0; }
+
 static uint64_t energy_mj(const struct gpu *g) {
-  double value;
-  CONSISTENT(g, value, counter_mj(g));
-  return value > 0 ? (uint64_t)value : 0;
+  uint64_t value;
+  CONSISTENT(g, value, g->direct_mj >= 0 ? (uint64_t)g->direct_mj : whole(counter_mj(g)));
+  return value;
 }
 
 static double scope_w(const struct gpu *g, uint32_t scope) {
@@ -513,7 +514,7 @@ ret_t nvmlDeviceRegisterEvents(dev_t_ device, unsigned long long types, struct s
 }
 ret_t nvmlEventSetWait_v2(struct set *set, struct event *out, unsigned timeout_ms) {
   HOST(nvmlEventSetWait_v2);
-  for (double until = now_s() + timeout_ms * 1e-3; now_s() < until; usleep(5000)) {
+  for (double until = now_s() + timeout_ms * 1e-3; now_s() < until; usleep(50000)) {
     if (!references) return UNINITIALIZED;
     for (uint32_t i = 0; i < set->n; i++) {
       struct gpu *g = record(set->records[i]);

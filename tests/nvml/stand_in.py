@@ -1,8 +1,8 @@
 """The Python side of ``fake_nvml.c``: builds the library, owns its shared file and pokes it while a client reads.
 
-A client is any process started with ``StandIn.environment``; it loads the library through the real ``pynvml`` (or NVML in
-any other language). Values change for every client at its next call. The layout is that of the C source, which asserts
-the same offsets.
+A client is any process started with ``StandIn.environment``; it loads the library through the real ``pynvml`` (or NVML
+in any other language). Values change for every client at its next call. The layout is that of the C source, which
+asserts the same offsets.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _RECORD = _offsets(_FIELDS)
 
 @dataclass(frozen=True)
 class Generation:
-    """What one family of GPUs supports. ``scopes`` is the mask of power scopes; fields map id -> (mode, type, value)."""
+    """What one family of GPUs supports. ``scopes`` is the mask of its power scopes."""
 
     name: str
     architecture: int
@@ -204,8 +204,10 @@ class StandIn:
         path = os.pathsep.join(filter(None, [str(self.library.parent), os.environ.get("LD_LIBRARY_PATH")]))
         return {**os.environ, "LD_LIBRARY_PATH": path, "JOULEGATE_FAKE_NVML": str(self.state)}
 
-    def add(self, generation: str = "h100", *, power_w: float = 100.0, base_mj: float = 1e9, visible: bool = True) -> int:
-        """Add a GPU of a generation, drawing ``power_w``; returns its record number. Without ``visible`` NVML hides it."""
+    def add(
+        self, generation: str = "h100", *, power_w: float = 100.0, base_mj: float = 1e9, visible: bool = True
+    ) -> int:
+        """Add a GPU that draws ``power_w`` and return its record number; without ``visible`` NVML hides it."""
         gpu, kind = self.count, GENERATIONS[generation]
         self.count += 1
         low, high, default = kind.limits_w
@@ -345,7 +347,7 @@ class StandIn:
         self._rule(HEADER_RULE_AT, function, code, times)
 
     def hang(self, gpu: int | None, function: str, hang_ms: int) -> None:
-        """``function`` takes ``hang_ms`` (0 lets the callers go that hang now); ``None`` is a call that names no GPU."""
+        """``function`` takes ``hang_ms``; 0 lets those go that hang now. ``None`` is a call that names no GPU."""
         base = HEADER_RULE_AT if gpu is None else self._at(gpu) + RULE_AT
         struct.pack_into("I", self._map, base + 16 * FUNCTIONS.index(function) + 4, hang_ms)
 
@@ -354,7 +356,9 @@ class StandIn:
         base = HEADER_RULE_AT if gpu is None else self._at(gpu) + RULE_AT
         return int(struct.unpack_from("I", self._map, base + 16 * FUNCTIONS.index(function) + 8)[0])
 
-    def field(self, gpu: int, number: int, mode: int, kind: int = UINT, value: int = 0, scopes: int = SCOPE_GPU) -> None:
+    def field(
+        self, gpu: int, number: int, mode: int, kind: int = UINT, *, value: int = 0, scopes: int = SCOPE_GPU
+    ) -> None:
         """Define a field: how its value arises, which union member carries it, in which scopes."""
         struct.pack_into("qHBBI", self._map, self._field_at(gpu, number), value, 0, kind, mode, scopes)
 
@@ -388,12 +392,12 @@ class StandIn:
         if kind.instant:
             self.field(gpu, 186, MODE_INSTANT, UINT, scopes=kind.scopes)
         if kind.memory_temperature_c is not None:
-            self.field(gpu, 82, MODE_STATIC, UINT, kind.memory_temperature_c)
+            self.field(gpu, 82, MODE_STATIC, UINT, value=kind.memory_temperature_c)
         for number, watts in zip((187, 188, 189, 190), (*kind.limits_w, kind.limits_w[2]), strict=True):
-            self.field(gpu, number, MODE_STATIC, UINT, watts * 1000)
+            self.field(gpu, number, MODE_STATIC, UINT, value=watts * 1000)
         if kind.t_limit:
             for number, offset in zip((193, 194, 195, 196), (-7, -2, 0, 0), strict=True):
-                self.field(gpu, number, MODE_STATIC, SINT, offset)
+                self.field(gpu, number, MODE_STATIC, SINT, value=offset)
 
     def _true_mj(self, gpu: int, t_s: float) -> float:
         count = int(self.get(gpu, "segment_count"))

@@ -11,10 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from joulegate.http.answers import json_answer
 from joulegate.http.moments import wall_s_from_query
 from joulegate.http.parts import Parts
-from joulegate.http.ports import DIMENSIONS, Dimension, EnergyGroup, EnergyTable
+from joulegate.http.ports import DIMENSIONS, EnergyGroup, EnergyTable
 from joulegate.http.problems import Fault, documented, invalid, unavailable
 from joulegate.http.schemas import EnergyBody
-from joulegate.metering.reading import Quality
 from joulegate.metering.wire import rfc3339
 from joulegate.units import S_PER_HOUR
 
@@ -53,16 +52,13 @@ class EnergyQuery(BaseModel):
         return texts
 
 
-def dimensions(texts: Sequence[str]) -> tuple[Dimension, ...]:
+def dimensions(texts: Sequence[str]) -> tuple[str, ...]:
     """The dimensions in ``texts``, each once; raises ``ValueError`` that names the choices."""
-    by: dict[Dimension, None] = {}
-    for name in (part.strip() for text in texts for part in text.split(",")):
-        known = next((dimension for dimension in DIMENSIONS if dimension == name), None)
-        if known is not None:
-            by[known] = None
-        elif name:
-            raise ValueError(f"unknown: {name[:40]!r}; choose from {', '.join(DIMENSIONS)}")
-    return tuple(by)
+    names = [name for text in texts for part in text.split(",") if (name := part.strip())]
+    unknown = [name for name in names if name not in DIMENSIONS]
+    if unknown:
+        raise ValueError(f"unknown: {unknown[0][:40]!r}; choose from {', '.join(DIMENSIONS)}")
+    return tuple(dict.fromkeys(names))
 
 
 def energy_routes(parts: Parts) -> APIRouter:
@@ -86,7 +82,7 @@ def energy_routes(parts: Parts) -> APIRouter:
     return router
 
 
-def energy_to_wire(table: EnergyTable, by: Sequence[Dimension]) -> dict[str, object]:
+def energy_to_wire(table: EnergyTable, by: Sequence[str]) -> dict[str, object]:
     """``table`` in the words of the contract."""
     return {
         "from": rfc3339(table.from_s),
@@ -95,8 +91,8 @@ def energy_to_wire(table: EnergyTable, by: Sequence[Dimension]) -> dict[str, obj
         "groups": [_group(group, by) for group in table.groups],
         "totals": {name: getattr(table.totals, name) for name in _ACCOUNTS},
         "quality": {
-            "device": _portions(table.device_quality_mj),
-            "requests": _portions(table.requests_quality_mj),
+            "device": _portions(table.qualities_mj),
+            "requests": _portions(table.request_qualities_mj),
         },
     }
 
@@ -110,19 +106,15 @@ def _range(query: EnergyQuery, now_s: float) -> tuple[float, float]:
     return from_s, to_s
 
 
-def _group(group: EnergyGroup, by: Sequence[Dimension]) -> dict[str, object]:
+def _group(group: EnergyGroup, by: Sequence[str]) -> dict[str, object]:
     keys: dict[str, object] = {name: group.keys[name] for name in by}
     hour_s = group.keys.get("hour")
     if isinstance(hour_s, int):
         keys["hour"] = rfc3339(hour_s)
-    return keys | {
-        "requests": group.requests,
-        "requests_mj": group.energy_mj,
-        "quality": _portions(group.quality_mj),
-        "pending": group.pending,
-    }
+    figures = {name: getattr(group, name) for name in ("requests", *_ACCOUNTS, "pending")}
+    return keys | figures | {"quality": _portions(group.qualities_mj)}
 
 
-def _portions(quality_mj: Mapping[Quality, int]) -> dict[str, float]:
-    total_mj = sum(quality_mj.values())
-    return {quality.value: part_mj / total_mj for quality, part_mj in quality_mj.items()} if total_mj > 0 else {}
+def _portions(qualities_mj: Mapping[str, int]) -> dict[str, float]:
+    total_mj = sum(qualities_mj.values())
+    return {name: part_mj / total_mj for name, part_mj in qualities_mj.items()} if total_mj > 0 else {}

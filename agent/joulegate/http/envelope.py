@@ -46,14 +46,15 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = _Answer(send, headless=scope["method"] == "HEAD")
-        if answer.headless:
+        answer = _Answer(send)
+        if scope["method"] == "HEAD":
+            # The server, which has the original scope, sends the head of this answer alone.
             scope = dict(scope, method="GET")
         try:
             self._check_host(_host_name(Headers(scope=scope).get("host", "")))
             await self._app(scope, receive, answer.send)
         except ClientDisconnect:
-            _LOG.debug("client left during %s %s", scope["method"], scope["path"])
+            _LOG.debug("client left during %s %r", scope["method"], scope["path"])
         except Problem as problem:
             await problem.response()(scope, receive, answer.send)
         except Exception as error:
@@ -68,18 +69,18 @@ class Envelope:
     def _agent_fault(self, scope: Scope, error: Exception) -> Problem:
         self._faults.total += 1
         name = f"urn:uuid:{uuid.uuid4()}"
-        _LOG.error("%s %s failed (%s): %s: %s", scope["method"], scope["path"], name, type(error).__name__, error)
+        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        _LOG.error("%s %r failed (%s): %s", scope["method"], scope["path"], name, line)
         _LOG.debug("trace of %s", name, exc_info=error)
         detail = "the agent failed to answer; its log has the reason"
         return Problem(500, "agent-fault", detail, extra={"instance": name})
 
 
 class _Answer:
-    """Adds the headers that are not there, and leaves the body out when only the head was asked for."""
+    """Adds the headers that are not there, and remembers whether the answer has begun."""
 
-    def __init__(self, send: Send, *, headless: bool) -> None:
+    def __init__(self, send: Send) -> None:
         self.started = False
-        self.headless = headless
         self._send = send
 
     async def send(self, message: Message) -> None:
@@ -88,8 +89,6 @@ class _Answer:
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
-        elif message["type"] == "http.response.body" and self.headless:
-            message = dict(message, body=b"")
         await self._send(message)
 
 

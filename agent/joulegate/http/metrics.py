@@ -4,131 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from joulegate.http.device_series import DeviceFamilies, device_samples
+from joulegate.http.names import BoundedNames, clean
 from joulegate.http.ports import Clock, SnapshotReader
-from joulegate.http.view import DeviceView, finite, view_device
-from joulegate.metering.snapshot import ENERGY_BUCKETS_J, AgentState, DeviceTotals, RequestTotals, Snapshot
+from joulegate.http.view import finite, view_device
+from joulegate.metering.reading import Quality
+from joulegate.metering.snapshot import ENERGY_BUCKETS_J, AgentState, RequestTotals, Snapshot
 from joulegate.units import j_from_mj
 
 OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0"
-OTHER = "other"
-"""The name that stands for all names beyond the bound."""
 MAX_MODELS = 100
 MAX_TIERS = 20
-MAX_NAME_LENGTH = 120
 
 _LOG = logging.getLogger("joulegate.http")
-_DEVICE_LABELS = ("gpu", "gpu_uuid", "gpu_name")
-_SOURCE_LABELS = (*_DEVICE_LABELS, "scope", "method", "quality")
-
-
-class BoundedNames:
-    """The first ``bound`` names keep their own label value, all later ones share ``other``.
-
-    A name keeps what it was given for as long as the agent lives, so that a counter never moves to another series.
-    """
-
-    def __init__(self, bound: int) -> None:
-        self._bound = bound
-        self._kept: set[str] = set()
-
-    def label(self, name: str) -> str:
-        """The label value of ``name``."""
-        value = clean(name)
-        if value not in self._kept and len(self._kept) < self._bound:
-            self._kept.add(value)
-        return value if value in self._kept else OTHER
-
-    def folded(self, names: Iterable[str]) -> int:
-        """How many of ``names`` share ``other`` because of the bound."""
-        return len({clean(name) for name in names} - self._kept)
-
-
-def clean(name: str) -> str:
-    """``name`` as a label value: encodable, of bounded length."""
-    return name.encode("utf-8", "replace").decode("utf-8")[:MAX_NAME_LENGTH]
-
-
-@dataclass(frozen=True, slots=True)
-class _Gauge:
-    """A figure of a device now."""
-
-    name: str
-    text: str
-    value: Callable[[DeviceView], float | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Account:
-    """One of a device's accounts."""
-
-    name: str
-    text: str
-    value_mj: Callable[[DeviceTotals], int]
-
-
-_ACCOUNTS = (
-    _Account(
-        "joulegate_gpu_joules",
-        "Energy of the device since its first epoch, over counter resets and restarts. "
-        "Equals requests plus idle plus unattributed.",
-        lambda totals: totals.device_mj,
-    ),
-    _Account("joulegate_gpu_requests_joules", "Energy given to requests.", lambda totals: totals.requests_mj),
-    _Account("joulegate_gpu_idle_joules", "Energy used while no request ran.", lambda totals: totals.idle_mj),
-    _Account(
-        "joulegate_gpu_unattributed_joules",
-        "Energy that no request explains, for example of a foreign process.",
-        lambda totals: totals.unattributed_mj,
-    ),
-    _Account(
-        "joulegate_gpu_estimated_joules",
-        "Energy that no counter saw, guessed across resets and gaps; in no other account.",
-        lambda totals: totals.estimated_mj,
-    ),
-)
-
-_GAUGES = (
-    _Gauge(
-        "joulegate_gpu_headroom_celsius",
-        "Kelvins left to the highest operating temperature, else to the slowdown.",
-        lambda view: view.headroom_c,
-    ),
-    _Gauge(
-        "joulegate_gpu_power_limit_watts",
-        "Power limit in force.",
-        lambda view: view.value(lambda reading: reading.power_limit_w),
-    ),
-    _Gauge(
-        "joulegate_gpu_utilization_ratio",
-        "Share of time in which the device was busy, 0 to 1.",
-        lambda view: view.value(lambda reading: reading.utilization),
-    ),
-    _Gauge(
-        "joulegate_gpu_memory_used_bytes",
-        "Memory in use.",
-        lambda view: view.value(lambda reading: reading.memory_used_bytes),
-    ),
-    _Gauge(
-        "joulegate_gpu_idle_watts",
-        "Learned idle power with models resident.",
-        lambda view: finite(view.state.idle_w),
-    ),
-    _Gauge("joulegate_gpu_active_spans", "Requests that use the device now.", lambda view: view.state.active_spans),
-    _Gauge("joulegate_gpu_up", "1 if the device answered lately, else 0.", lambda view: float(view.up)),
-    _Gauge(
-        "joulegate_gpu_age_seconds",
-        "Seconds since the device last gave a reading with values.",
-        lambda view: view.age_s,
-    ),
-)
 
 
 class SnapshotCollector(Collector):
@@ -161,10 +55,10 @@ class SnapshotCollector(Collector):
 
     def _devices(self, snapshot: Snapshot) -> Iterator[Metric]:
         elapsed_s = self._clock.monotonic_s() - snapshot.t_s
-        families = _DeviceFamilies()
+        families = DeviceFamilies()
         for device_id, state in snapshot.devices.items():
             try:
-                samples = list(_device_samples(view_device(state, elapsed_s, self._stale_after_s)))
+                samples = list(device_samples(view_device(state, elapsed_s, self._stale_after_s)))
             except Exception as error:  # noqa: BLE001 - law 8: whatever is wrong with it, the other devices stay
                 self._scrape_faults += 1
                 _LOG.error("device %s left out of /metrics: %s: %s", device_id, type(error).__name__, error)
@@ -184,7 +78,7 @@ class SnapshotCollector(Collector):
         for key, merged in self._merge(totals).items():
             requests.add_metric(key, merged.requests)
             images.add_metric(key, merged.images)
-            if merged.metered:
+            if key[-1] != Quality.MISSING:
                 joules.add_metric(key, merged.buckets(), j_from_mj(merged.energy_mj))
         yield from (requests, images, joules)
 
@@ -214,105 +108,26 @@ class SnapshotCollector(Collector):
 
 
 class _Merged:
-    """Request totals that share their label values."""
+    """Request totals that share their label values; their buckets are cumulative, and so is their sum."""
 
     def __init__(self) -> None:
         self.requests = 0
         self.images = 0
         self.energy_mj = 0
-        self._counts = [0] * (len(ENERGY_BUCKETS_J) + 1)
-
-    @property
-    def metered(self) -> bool:
-        """Whether the energy of any of them is known."""
-        return any(self._counts)
+        self._at_most = [0] * len(ENERGY_BUCKETS_J)
 
     def add(self, row: RequestTotals) -> None:
-        """Take one more row in; its buckets hold one count each, not cumulated."""
+        """Take one more row in."""
         self.requests += row.requests
         self.images += row.images
         self.energy_mj += row.energy_mj
-        for place, count in enumerate(row.energy_j_buckets[: len(self._counts)]):
-            self._counts[place] += count
+        for place, count in enumerate(row.energy_j_buckets[: len(self._at_most)]):
+            self._at_most[place] += count
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Bound and count of the images at or under it, as both formats want them; the last is all images metered."""
-        bounds = [*(str(float(bound_j)) for bound_j in ENERGY_BUCKETS_J), "+Inf"]
-        return list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """One series of a device: which family, the label values after the device's own, and the figure."""
-
-    family: str
-    labels: tuple[str, ...]
-    value: float
-
-
-class _DeviceFamilies:
-    """The device families in the order in which they are shown."""
-
-    def __init__(self) -> None:
-        self._by_name: dict[str, Metric] = {}
-        for account in _ACCOUNTS:
-            self._counter(account.name, account.text, _SOURCE_LABELS)
-        self._gauge("joulegate_gpu_watts", "Power now; method tells instant from a mean.", _SOURCE_LABELS)
-        self._gauge("joulegate_gpu_celsius", "Temperature.", (*_DEVICE_LABELS, "quality", "sensor"))
-        for gauge in _GAUGES:
-            self._gauge(gauge.name, gauge.text, (*_DEVICE_LABELS, "quality"))
-        self._counter("joulegate_gpu_errors", "Failed sensor calls by code.", (*_DEVICE_LABELS, "code"))
-        self._counter(
-            "joulegate_gpu_clock_event_seconds",
-            "Seconds under a clock event since the agent started; its rate is the share of time.",
-            (*_DEVICE_LABELS, "quality", "clock_event"),
-        )
-        self._gauge("joulegate_gpu_info", "What the device is and how it is metered.", _SOURCE_LABELS)
-
-    @property
-    def families(self) -> Iterable[Metric]:
-        """All families, also those without a series."""
-        return self._by_name.values()
-
-    def add(self, samples: Iterable[_Sample]) -> None:
-        """Put one device's series into their families."""
-        for sample in samples:
-            family = self._by_name[sample.family]
-            assert isinstance(family, CounterMetricFamily | GaugeMetricFamily)
-            family.add_metric(sample.labels, sample.value)
-
-    def _counter(self, name: str, text: str, labels: Sequence[str]) -> None:
-        self._by_name[name] = CounterMetricFamily(name, text, labels=labels)
-
-    def _gauge(self, name: str, text: str, labels: Sequence[str]) -> None:
-        self._by_name[name] = GaugeMetricFamily(name, text, labels=labels)
-
-
-def _device_samples(view: DeviceView) -> Iterator[_Sample]:
-    device = view.device
-    names = (str(device.index) if device.index is not None else "", clean(device.id), clean(device.name))
-    quality = view.quality.value
-    source = (*names, clean(device.scope), device.method.value, quality)
-    yield _Sample("joulegate_gpu_info", source, 1)
-    if view.totals is not None:
-        for account in _ACCOUNTS:
-            yield _Sample(account.name, source, j_from_mj(account.value_mj(view.totals)))
-    if view.power_w is not None and view.power_method is not None:
-        yield _Sample("joulegate_gpu_watts", (*source[:-2], view.power_method.value, quality), view.power_w)
-    for sensor, celsius in (
-        ("die", view.value(lambda reading: reading.temperature_c)),
-        ("memory", view.value(lambda reading: reading.memory_temperature_c)),
-    ):
-        if celsius is not None:
-            yield _Sample("joulegate_gpu_celsius", (*names, quality, sensor), celsius)
-    for gauge in _GAUGES:
-        value = gauge.value(view)
-        if value is not None:
-            yield _Sample(gauge.name, (*names, quality), value)
-    for code, count in view.state.errors.items():
-        yield _Sample("joulegate_gpu_errors", (*names, clean(code)), count)
-    for event, seconds in view.state.clock_event_s.items():
-        yield _Sample("joulegate_gpu_clock_event_seconds", (*names, quality, clean(event)), seconds)
+        """Bound and number of images at or under it, as both formats want them; the last is all images."""
+        bounds = map(str, map(float, ENERGY_BUCKETS_J))
+        return [*zip(bounds, map(float, self._at_most), strict=True), ("+Inf", float(self.images))]
 
 
 def _agent(agent: AgentState, snapshot_age_s: float) -> Iterator[Metric]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 from joulegate.metering.entry import RequestEntry, Status
-from joulegate.metering.reading import Quality
 from joulegate.metering.snapshot import Snapshot
 from joulegate.metering.span import Span
 
-Dimension = Literal["model", "tier", "tenant", "device", "hour"]
-DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
+DIMENSIONS = ("model", "tier", "tenant", "device", "hour")
 """What energy can be divided by."""
 
 
@@ -97,27 +95,51 @@ class EnergyTotals(Protocol):
 
 
 class EnergyGroup(Protocol):
-    """Energy of the requests that agree in ``keys``; one group may hold what is on requests that are not final yet."""
+    """What agrees in ``keys``. Whole millijoules; accounts are ``None`` where the keys do not divide them.
+
+    ``requests`` and ``qualities_mj`` are of final requests. ``pending_mj`` is what of ``requests_mj`` is on requests
+    that are not final yet; grouped by model, tier or tenant it stands in groups of its own, marked ``pending``.
+    """
 
     @property
     def keys(self) -> Mapping[str, str | int | None]:
         """Dimension -> value; ``hour`` is the Unix second at which it starts."""
 
     @property
-    def energy_mj(self) -> int:
+    def requests(self) -> int:
+        """How many final requests used energy here."""
+
+    @property
+    def requests_mj(self) -> int:
         """Energy of the requests."""
 
     @property
-    def requests(self) -> int | None:
-        """How many of them used energy here; ``None`` where that is not known yet."""
+    def pending_mj(self) -> int:
+        """What of it may still move between requests."""
 
     @property
-    def quality_mj(self) -> Mapping[Quality, int]:
-        """``energy_mj`` by the quality of the requests' figures."""
+    def qualities_mj(self) -> Mapping[str, int]:
+        """Energy of the final requests by the quality of their figures."""
+
+    @property
+    def device_mj(self) -> int | None:
+        """What the devices' counters rose by."""
+
+    @property
+    def idle_mj(self) -> int | None:
+        """Part of nobody."""
+
+    @property
+    def unattributed_mj(self) -> int | None:
+        """Part that no request explains."""
+
+    @property
+    def estimated_mj(self) -> int | None:
+        """Guessed across resets and gaps."""
 
     @property
     def pending(self) -> bool:
-        """Whether this is the energy on requests that are not final yet."""
+        """Whether this group is pending energy alone."""
 
 
 class EnergyTable(Protocol):
@@ -136,12 +158,12 @@ class EnergyTable(Protocol):
         """Accounts of all devices."""
 
     @property
-    def device_quality_mj(self) -> Mapping[Quality, int]:
-        """``device_mj`` by quality of the reading."""
+    def qualities_mj(self) -> Mapping[str, int]:
+        """``device_mj`` by the quality of the reading."""
 
     @property
-    def requests_quality_mj(self) -> Mapping[Quality, int]:
-        """What is final of ``requests_mj``, by quality of the request's figure."""
+    def request_qualities_mj(self) -> Mapping[str, int]:
+        """What is final of ``requests_mj``, by the quality of the request's figure."""
 
     @property
     def groups(self) -> Sequence[EnergyGroup]:
@@ -173,7 +195,7 @@ class LedgerReader(Protocol):
         Raises ``ValueError`` for a cursor that it never gave out.
         """
 
-    def energy(self, from_s: float, to_s: float, by: Sequence[Dimension]) -> EnergyTable:
+    def energy(self, from_s: float, to_s: float, by: Sequence[str]) -> EnergyTable:
         """Energy of [``from_s``, ``to_s``), Unix seconds, grouped ``by``."""
 
 

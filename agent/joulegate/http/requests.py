@@ -54,15 +54,15 @@ def request_routes(parts: Parts) -> APIRouter:
             raise unavailable("ledger-unreadable", str(fault), 5.0) from fault
         return json_answer({"items": [entry_to_wire(entry) for entry in page.items], "next": page.next})
 
-    @router.get("/v1/requests/{request_id:path}", response_model=RequestBody, responses=documented(404, 503))
-    def show_request(request_id: Annotated[str, Path(examples=["a1b2c3"])]) -> Response:
+    @router.get("/v1/requests/{request_id:path}", response_model=RequestBody, responses=documented(404, 422, 503))
+    def show_request(request_id: Annotated[str, Path(max_length=MAX_TEXT, examples=["a1b2c3"])]) -> Response:
         """One request, `pending` until every counter has passed its end."""
         try:
             entry = parts.ledger.request(request_id)
         except parts.ledger_fault as fault:
             raise unavailable("ledger-unreadable", str(fault), 5.0) from fault
         if entry is None:
-            raise Problem(404, "unknown-request", f"no request {request_id[:MAX_TEXT]!r} in the ledger")
+            raise Problem(404, "unknown-request", f"no request {request_id!r} in the ledger")
         return json_answer(entry_to_wire(entry))
 
     return router

@@ -166,12 +166,15 @@ class EnergyGroupBody(BaseModel):
     tenant: str | None = None
     device: str | None = None
     hour: str | None = Field(None, description="RFC 3339, start of the hour")
-    requests: int | None = Field(description="null in the pending group")
+    requests: int = Field(description="final requests that used energy here")
     requests_mj: int
-    quality: dict[Quality, float] = Field(description="share of requests_mj by quality; the shares add up to 1")
-    pending: bool = Field(
-        description="energy on requests that are not final yet; their model, tier and tenant are null"
-    )
+    pending_mj: int = Field(description="what of requests_mj is on requests that are not final yet")
+    device_mj: int | None = Field(description="null where grouped by model, tier or tenant, as are the next three")
+    idle_mj: int | None
+    unattributed_mj: int | None
+    estimated_mj: int | None
+    quality: dict[Quality, float] = Field(description="shares of what is final of requests_mj; they add up to 1")
+    pending: bool = Field(description="pending energy alone; its model, tier and tenant are null")
 
 
 class EnergyQualityBody(BaseModel):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 
 import uvicorn
 from uvicorn.config import Config
 
 BACKLOG = 512
 
+_SERVER_LOG = logging.getLogger("uvicorn.error")
 _OTHER_HOST = "give an address of this machine with --host"
 
 
@@ -100,6 +102,7 @@ async def serve(
     bound_port = sock.getsockname()[1]
     server = _Server(_config(app, grace_s), lambda: None if ready is None else ready(bound_port))
     stopper = asyncio.create_task(_stop(server, stop)) if stop is not None else None
+    _SERVER_LOG.addFilter(_one_line)
     try:
         await server.serve(sockets=[sock])
     except asyncio.CancelledError:
@@ -109,7 +112,26 @@ async def serve(
     finally:
         if stopper is not None:
             stopper.cancel()
+        await _give_up(server.server_state.tasks)
         sock.close()
+        _SERVER_LOG.removeFilter(_one_line)
+
+
+async def _give_up(requests: Iterable[asyncio.Task[None]]) -> None:
+    """End what is still in flight, so that nothing runs on after the server."""
+    left = list(requests)
+    for request in left:
+        request.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    """A log filter that says in one line what the server would follow with a trace."""
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None:
+        record.msg = f"a request was given up: {type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+        record.args, record.exc_info = None, None
+    return True
 
 
 async def _stop(server: uvicorn.Server, stop: asyncio.Event) -> None:
@@ -126,6 +148,7 @@ def _config(app: Callable[..., object], grace_s: float) -> Config:
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(grace_s)),
     )

@@ -26,6 +26,8 @@ LAG_FAR_MAX_S = 1.0
 LAG_UNKNOWN_ERROR_S = 0.05
 LAG_ERROR_FLOOR_S = 0.004
 MIN_ROWS = 6
+SCALE_FLOOR = 1e-3
+"""Smallest relative standard deviation of an interval's energy that is believed."""
 _TUKEY = 4.685
 _HUBER = 1.345
 _MAD_TO_SD = 1.4826
@@ -46,6 +48,8 @@ class Calibration:
 
     model: PowerModel
     lag: Lag
+    misfit: float = float("inf")
+    """Mean absolute residual relative to an interval's energy: what the model leaves unexplained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,30 +106,49 @@ class _Fit:
     beta: Floats
     covariance: Floats
     residual: Floats
-    scale: float
 
 
-def _solve(rows: Floats, target: Floats, weights: Floats, prior: Floats, prior_sd: Floats, scale: float) -> Floats:
-    precision = scale**2 / prior_sd**2
-    normal = (rows * weights[:, None]).T @ rows + np.diag(precision)
-    return np.linalg.solve(normal, (rows * weights[:, None]).T @ target + precision * prior)
+def _certainty(target: Floats, duration: Floats) -> Floats:
+    """Relative weight of each interval: its error is one of timing, so it grows with the power around it, not with its
+    length. The interval's own energy may not decide its weight, or late changes would teach too low a power.
+    """
+    power = running_mean(np.abs(target)) / running_mean(duration)
+    nearby = np.maximum(power, np.median(power))
+    return 1.0 / np.maximum(nearby * np.median(duration), 1e-9) ** 2
+
+
+def running_mean(values: Floats, reach: int = 4) -> Floats:
+    """Mean of each value and its ``reach`` neighbours on either side."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    low, high = np.maximum(places - reach, 0), np.minimum(places + reach + 1, len(values))
+    return np.asarray((sums[high] - sums[low]) / (high - low))
+
+
+def _scales(residual: Floats, busy: NDArray[np.bool_]) -> Floats:
+    """Robust standard deviation of each row's residual, for idle and busy rows apart: neither drowns the other."""
+    scale = np.empty(len(residual))
+    for group in (busy, ~busy):
+        if group.any():
+            scale[group] = max(SCALE_FLOOR, _MAD_TO_SD * float(np.median(np.abs(residual[group]))))
+    return scale
 
 
 def _robust_fit(rows: Floats, target: Floats, prior: Floats, prior_sd: Floats) -> _Fit:
-    """Iteratively reweighted ridge: Huber first, then Tukey; weights per row grow with its certainty, 1/duration."""
-    duration = rows[:, 0]
-    base = 1.0 / np.maximum(duration, np.median(duration))
-    floor = 1e-3 + 2e-3 * float(np.median(np.abs(target) * np.sqrt(base)))
-    weights, scale, beta = base.copy(), floor, prior
+    """Iteratively reweighted ridge: Huber first, then Tukey. ``residual`` is relative to an interval's energy."""
+    base = _certainty(target, rows[:, 0])
+    busy = rows[:, 1:].sum(axis=1) > 0
+    scale, trust = np.full(len(target), SCALE_FLOOR), np.ones(len(target))
     for step in range(12):
-        beta = _solve(rows, target, weights, prior, prior_sd, scale)
+        weighted = rows * (base * trust / scale**2)[:, None]
+        covariance = np.linalg.inv(weighted.T @ rows + np.diag(1.0 / prior_sd**2))
+        beta = covariance @ (weighted.T @ target + prior / prior_sd**2)
         residual = (target - rows @ beta) * np.sqrt(base)
-        scale = max(floor, _MAD_TO_SD * float(np.median(np.abs(residual))))
+        scale = _scales(residual, busy)
         ratio = np.abs(residual) / scale
-        trust = np.minimum(1.0, _HUBER / np.maximum(ratio, 1e-12)) if step < 6 else np.maximum(0, 1 - (ratio / _TUKEY) ** 2) ** 2
-        weights = base * trust
-    normal = (rows * weights[:, None]).T @ rows / scale**2 + np.diag(1.0 / prior_sd**2)
-    return _Fit(beta, np.linalg.inv(normal), residual, scale)
+        huber = np.minimum(1.0, _HUBER / np.maximum(ratio, 1e-12))
+        trust = huber if step < 6 else np.maximum(0.0, 1 - (ratio / _TUKEY) ** 2) ** 2
+    return _Fit(beta, covariance, residual)
 
 
 def _fit_classes(share: Floats, changes: Changes) -> _Fit:
@@ -136,8 +159,10 @@ def _fit_classes(share: Floats, changes: Changes) -> _Fit:
     spread = max(float(high - low), 0.1 * float(high), 1.0)
     pooled_rows = np.stack([duration, share.sum(axis=1)], axis=1)
     pooled = _robust_fit(pooled_rows, energy, np.array([low, spread]), np.array([0.5 * low + 20.0, 2 * spread]))
-    if share.shape[1] <= 1:
+    if share.shape[1] == 1:
         return pooled
+    if share.shape[1] == 0:
+        return _robust_fit(duration[:, None], energy, np.array([low]), np.array([0.5 * low + 20.0]))
     dynamic = max(float(pooled.beta[1]), 1.0)
     prior = np.concatenate([pooled.beta[:1], np.full(share.shape[1], dynamic)])
     prior_sd = np.concatenate([[0.5 * max(float(pooled.beta[0]), 1.0) + 20.0], np.full(share.shape[1], 0.5 * dynamic)])
@@ -189,8 +214,7 @@ def find_lag(times: ShareTimes, changes: Changes) -> Lag:
         grid += far
         costs += [_misfit(times, changes, lag_s) for lag_s in far]
     best = int(np.argmin(costs))
-    typical_j = float(np.median(changes.energy_j))
-    if max(costs) - costs[best] < 0.02 * costs[best] + 1e-4 * typical_j:
+    if max(costs) - costs[best] < 0.02 * costs[best] + 1e-4:
         return Lag(0.0, LAG_UNKNOWN_ERROR_S, known=False)
     fine = [lag for lag in grid[best] + np.array([-0.012, -0.008, -0.004, 0.0, 0.004, 0.008, 0.012]) if lag >= 0]
     fine_costs = [_misfit(times, changes, lag) for lag in fine]
@@ -219,7 +243,9 @@ def calibrate(
         lag = find_lag(times, changes)
     thinned = changes.thinned(MAX_ROWS)
     share = _rows_at(times, thinned, lag.lag_s)
-    return Calibration(_model_from(_fit_classes(share, thinned), names, share, thinned), lag)
+    fit = _fit_classes(share, thinned)
+    misfit = float(np.mean(np.abs(fit.residual)))
+    return Calibration(_model_from(fit, names, share, thinned), lag, misfit)
 
 
 def _from_little(changes: Changes) -> PowerModel:
@@ -228,6 +254,16 @@ def _from_little(changes: Changes) -> PowerModel:
     power = changes.energy_j / changes.duration_s
     low, high = float(np.min(power)), float(np.max(power))
     return PowerModel(idle_w=low, default_dynamic_w=max(high - low, 0.5 * high, 1.0))
+
+
+def dynamic_energy(
+    changes: Changes, starts_s: Floats, ends_s: Floats, classes: Sequence[str], calibration: Calibration
+) -> Floats:
+    """Dynamic energy in joules that the model expects in each interval."""
+    names, owners = _name_classes(classes)
+    times = ShareTimes(starts_s, ends_s, owners, len(names))
+    share = _rows_at(times, changes, calibration.lag.lag_s)
+    return np.asarray(share @ np.array([calibration.model.dynamic_of(name) for name in names]))
 
 
 def _name_classes(classes: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
@@ -239,3 +275,45 @@ def _name_classes(classes: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]
     place = np.full(len(names), MAX_CLASSES - 1, dtype=np.int64)
     place[ranked[:MAX_CLASSES]] = np.arange(MAX_CLASSES)
     return [str(names[i]) for i in ranked[:MAX_CLASSES]], place[owners]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEnergy:
+    """Cumulative energy by the model, in joules, as a piecewise linear function of time through ``times_s``."""
+
+    times_s: Floats
+    energy_j: Floats
+    idle_w: float
+
+    def time_after(self, start_s: float, energy_j: float) -> float:
+        """When the model has used ``energy_j`` since ``start_s``."""
+        if not len(self.times_s):
+            return start_s + energy_j / self.idle_w
+        reached_j = self._at(start_s) + energy_j
+        if reached_j >= self.energy_j[-1]:
+            return float(self.times_s[-1] + (reached_j - self.energy_j[-1]) / self.idle_w)
+        if reached_j <= self.energy_j[0]:
+            return float(self.times_s[0] - (self.energy_j[0] - reached_j) / self.idle_w)
+        return float(np.interp(reached_j, self.energy_j, self.times_s))
+
+    def _at(self, t_s: float) -> float:
+        if t_s <= self.times_s[0]:
+            return float(self.energy_j[0] - (self.times_s[0] - t_s) * self.idle_w)
+        if t_s >= self.times_s[-1]:
+            return float(self.energy_j[-1] + (t_s - self.times_s[-1]) * self.idle_w)
+        return float(np.interp(t_s, self.times_s, self.energy_j))
+
+
+def model_energy(model: PowerModel, starts_s: Floats, ends_s: Floats, classes: Sequence[str]) -> ModelEnergy:
+    """The model's cumulative energy under these spans."""
+    names, owners = _name_classes(classes)
+    watts = np.array([model.dynamic_of(name) for name in names] or [0.0])[owners]
+    times = np.concatenate([starts_s, ends_s])
+    order = np.argsort(times, kind="stable")
+    active = np.cumsum(np.concatenate([np.ones(len(starts_s)), -np.ones(len(ends_s))])[order])
+    dynamic_w = np.cumsum(np.concatenate([watts, -watts])[order]) / np.maximum(active, 1.0)
+    idle_w = max(model.idle_w, 1e-3)
+    power_w = idle_w + np.where(active > 0.5, np.maximum(dynamic_w, 0.0), 0.0)
+    times = times[order]
+    energy_j = np.concatenate([[0.0], np.cumsum(power_w[:-1] * np.diff(times))]) if len(times) else np.empty(0)
+    return ModelEnergy(times, energy_j, idle_w)

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from joulegate.metering.calibration import Changes, Floats
+from joulegate.metering.calibration import Changes, Floats, running_mean
 
 Ints = NDArray[np.int64]
 
 MAX_OVERLAPS = 3_000_000
 BLOCK = 128
 SWEEPS = 4
+ERROR_FLOOR = 2e-3
+"""Smallest relative standard error of an interval's energy that is believed."""
 TAU_FLOOR, TAU_CEILING, TAU_FEW = 0.03, 0.5, 0.15
 _MAD_TO_SD = 1.4826
 _OUTLIER_SD = 3.0
@@ -117,11 +119,18 @@ class _Solver:
 
 
 def request_effects(
-    changes: Changes, starts_s: Floats, ends_s: Floats, classes: Ints, class_w: Floats, idle_w: float
+    changes: Changes,
+    starts_s: Floats,
+    ends_s: Floats,
+    classes: Ints,
+    class_w: Floats,
+    idle_w: float,
+    scale: Floats,
 ) -> Effects | None:
     """Dynamic power of each request, or ``None`` where there are too few requests or too many overlaps.
 
-    ``changes`` are on the spans' own time (the lag taken off); ``classes`` index ``class_w``.
+    ``changes`` are on the spans' own time (the lag taken off); ``classes`` index ``class_w``; ``scale`` is the drift of
+    dynamic power in each interval.
     """
     if len(starts_s) < 2 or len(changes.start_s) < 2:
         return None
@@ -130,22 +139,23 @@ def request_effects(
     if overlaps is None or not len(overlaps.row):
         return None
     blocks = _blocks(starts_s[order], ends_s[order])
-    target_j = changes.energy_j - idle_w * changes.duration_s
+    target_j = (changes.energy_j - idle_w * changes.duration_s) / scale
     mean_w = np.maximum(class_w[classes[order]], 1.0)
     solver = _Solver(overlaps, target_j, mean_w, blocks)
     tau_w = TAU_CEILING * mean_w
-    sigma_j = np.full(len(target_j), 0.02 * float(np.median(np.abs(changes.energy_j))) + 1e-3)
+    power_w = running_mean(changes.energy_j) / running_mean(changes.duration_s)
+    unit_j = np.maximum(power_w, np.median(power_w)) * float(np.median(changes.duration_s)) + 1e-6
+    error = 0.02
     seen = np.unique(overlaps.row)
     sweeps = 1 if len(blocks) == 1 else SWEEPS
     for step in range(3):
-        weights = 1.0 / sigma_j**2
+        weights = 1.0 / (error * unit_j) ** 2
         if step == 2:
-            ratio = np.abs(solver.residual_j()) / sigma_j
+            ratio = np.abs(solver.residual_j()) / (error * unit_j)
             weights = weights * np.maximum(0.0, 1 - (ratio / _TUKEY) ** 2) ** 2
         for _ in range(sweeps):
             solver.sweep(weights, tau_w)
-        floor = 1e-3 + 1e-3 * float(np.median(np.abs(changes.energy_j)))
-        sigma_j[:] = max(floor, _MAD_TO_SD * float(np.median(np.abs(solver.residual_j()[seen]))))
+        error = max(ERROR_FLOOR, _MAD_TO_SD * float(np.median(np.abs(solver.residual_j() / unit_j)[seen])))
         tau_w = _spread_of_classes(solver, classes[order], mean_w)
     return _unsorted(order, solver, tau_w, mean_w)
 

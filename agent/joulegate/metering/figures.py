@@ -33,6 +33,7 @@ def quality_of(
     uses: Sequence[SpanUse],
     method: Method | None,
     *,
+    primary: Method | None = None,
     step_s: float,
     members: int = 1,
     start_source: StartSource = StartSource.DECLARED,
@@ -40,9 +41,10 @@ def quality_of(
 ) -> Quality:
     """``measured`` only for a request alone on its devices, longer than two counter steps and seen whole.
 
-    ``source_quality`` is what the devices' own figures can be at best.
+    ``source_quality`` is what the devices' own figures can be at best, ``primary`` the method that the source promised:
+    a figure from what stood in for it is not ``measured``.
     """
-    if method is None or any(use.energy_mj is None for use in uses) and all(use.energy_mj is None for use in uses):
+    if method is None or all(use.energy_mj is None for use in uses):
         return Quality.MISSING
     if method is Method.SIMULATED or source_quality is Quality.SIMULATED:
         return Quality.SIMULATED
@@ -53,12 +55,15 @@ def quality_of(
     duration_s = min(use.end_s - use.start_s for use in uses)
     observed = start_source in (StartSource.DECLARED, StartSource.ENGINE, StartSource.HISTORY)
     alone = not any(use.shared or use.contended or use.partial or use.gap or use.late for use in uses)
+    alone = alone and (primary is None or method is primary)
     if alone and observed and members == 1 and duration_s >= RESOLVED_STEPS * step_s:
         return Quality.MEASURED
     return Quality.APPORTIONED
 
 
-def flags_of(uses: Sequence[SpanUse], *, step_s: float, start_source: StartSource) -> tuple[str, ...]:
+def flags_of(
+    uses: Sequence[SpanUse], *, step_s: float, start_source: StartSource, primary: Method | None = None
+) -> tuple[str, ...]:
     """The closed words that say why a figure is less than measured."""
     duration_s = min((use.end_s - use.start_s for use in uses), default=0.0)
     found = {
@@ -68,7 +73,7 @@ def flags_of(uses: Sequence[SpanUse], *, step_s: float, start_source: StartSourc
         "below_resolution": duration_s < step_s,
         "gap": any(use.gap for use in uses),
         "contended": any(use.contended for use in uses),
-        "source_changed": any(len(use.methods) > 1 for use in uses),
+        "source_changed": any(len(use.methods | ({primary} if primary else set())) > 1 for use in uses if use.methods),
     }
     return tuple(word for word, applies in found.items() if applies)
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from enum import Enum
 
 from joulegate.metering.reading import Method, Reading
+from joulegate.metering.stepping import StepClock
 
 TYPICAL_STEP_S = 0.1
 """Refresh period of NVIDIA's counter where it was measured (notes/measurement.md, 1.1): a prior until it is learned."""
 
 GAP_S = 1.0
-"""A live counter that was silent for longer than this left a gap: its energy is known, its shape is not."""
+"""An interval longer than this (live) is a gap: its energy is known, its shape is not."""
 
 STUCK_S = 5.0
 STUCK_MARGIN_W = 50.0
@@ -31,7 +32,9 @@ class Interval:
     """Energy of one device between two points of its line, in the sensor's own time (the lag is not yet taken off).
 
     ``MEASURED`` and a ``GAP`` with ``energy_mj`` are inside the law. A ``RESET`` (the counter fell, or the source of the
-    line changed) and a ``GAP`` with no energy were seen by no counter: a new epoch begins after them.
+    line changed) and a ``GAP`` with no energy were seen by no counter: a new epoch begins after them. The change at
+    ``end_s`` is known to lie in (``after_s``, ``until_s``]. ``estimate_mj`` is a guess from the power at both ends of a
+    hole; without one, the model guesses.
     """
 
     kind: Kind
@@ -39,6 +42,9 @@ class Interval:
     end_s: float
     energy_mj: int | None
     method: Method
+    after_s: float | None = None
+    until_s: float | None = None
+    estimate_mj: int | None = None
 
     @property
     def inside_law(self) -> bool:
@@ -57,6 +63,7 @@ class CounterLine:
     def __init__(self, *, gap_s: float = GAP_S, resolved: bool | None = None) -> None:
         self._gap_s = gap_s
         self._resolved = resolved
+        self._clock = StepClock()
         self._polls = 0
         self._equal_polls = 0
         self._value_mj: int | None = None
@@ -69,11 +76,16 @@ class CounterLine:
         return self._value_mj
 
     @property
+    def step_s(self) -> float | None:
+        """The counter's refresh period, once it was learned."""
+        return self._clock.period_s
+
+    @property
     def resolved(self) -> bool:
-        """True when polls are denser than the counter's steps."""
+        """True when polls are well denser than the counter's steps: nearly every second one shows the old value."""
         if self._resolved is not None:
             return self._resolved
-        return self._equal_polls * 5 >= self._polls
+        return self._equal_polls * 5 >= self._polls * 2
 
     def start_from(self, value_mj: int, t_s: float) -> None:
         """Go on from a known point, such as the one that a ledger kept over a restart."""
@@ -94,9 +106,10 @@ class CounterLine:
             interval = Interval(Kind.RESET, self._changed_s, t_s, None, Method.COUNTER)
             self.start_from(value_mj, t_s)
             return interval
-        changed_s = (self._poll_s + t_s) / 2 if self.resolved else t_s
-        kind = Kind.GAP if t_s - self._poll_s > self._gap_s else Kind.MEASURED
-        interval = Interval(kind, self._changed_s, changed_s, value_mj - previous, Method.COUNTER)
+        after_s = self._poll_s
+        changed_s = max(self._clock.place(after_s, t_s), self._changed_s) if self.resolved else t_s
+        kind = Kind.GAP if changed_s - self._changed_s > self._gap_s else Kind.MEASURED
+        interval = Interval(kind, self._changed_s, changed_s, value_mj - previous, Method.COUNTER, after_s, t_s)
         self._value_mj, self._poll_s, self._changed_s = value_mj, t_s, changed_s
         return interval
 
@@ -115,11 +128,11 @@ class PowerLine:
         last, self._last = self._last, (t_s, power_w)
         if last is None:
             return None
-        elapsed_s = t_s - last[0]
-        if elapsed_s > self._hole_s:
+        trapezoid_mj = 500.0 * (power_w + last[1]) * (t_s - last[0])
+        if t_s - last[0] > self._hole_s:
             self._residue_mj = 0.0
-            return Interval(Kind.GAP, last[0], t_s, None, self._method)
-        exact_mj = 500.0 * (power_w + last[1]) * elapsed_s + self._residue_mj
+            return Interval(Kind.GAP, last[0], t_s, None, self._method, estimate_mj=round(trapezoid_mj))
+        exact_mj = trapezoid_mj + self._residue_mj
         energy_mj = max(0, round(exact_mj))
         self._residue_mj = exact_mj - energy_mj
         return Interval(Kind.MEASURED, last[0], t_s, energy_mj, self._method)
@@ -154,6 +167,11 @@ class EnergyLine:
     def counter_mj(self) -> int | None:
         """Newest counter value, for the ledger's position."""
         return self._counter.value_mj
+
+    @property
+    def step_s(self) -> float | None:
+        """The counter's refresh period, once it was learned."""
+        return self._counter.step_s
 
     @property
     def stuck(self) -> bool:

@@ -9,8 +9,8 @@ FLOOR_W = 1e-3
 """No weight is ever zero, so that every millijoule has somewhere to go."""
 
 UNKNOWN_SHARE_ERROR = 0.5
-PRIOR_SHARE_ERROR = 0.3
-CALIBRATED_SHARE_ERROR = 0.2
+PRIOR_SHARE_ERROR = 0.4
+CALIBRATED_SHARE_ERROR = 0.3
 """Relative standard error of a request's dynamic share by what is known of its class (notes/measurement.md, 4)."""
 
 
@@ -19,8 +19,8 @@ class PowerModel:
     """Idle power and dynamic power by class, in watts.
 
     ``idle_w`` is the power with models resident and nothing running. ``dynamic_w`` has the classes that were learned;
-    any other class draws ``default_dynamic_w``. ``share_error`` is the relative standard error of a class's dynamic
-    share. ``calibrated`` decides how much excess the foreign-load guard forgives.
+    any other class draws ``default_dynamic_w``. ``dynamic_scale`` follows clocks and power limits.
+    ``share_error`` is the relative standard error of a class's dynamic share. ``calibrated`` decides how much excess the foreign-load guard forgives.
     """
 
     idle_w: float
@@ -28,12 +28,13 @@ class PowerModel:
     dynamic_w: Mapping[str, float] = field(default_factory=dict)
     share_error: Mapping[str, float] = field(default_factory=dict)
     idle_error_w: float = 5.0
+    dynamic_scale: float = 1.0
     calibrated: bool = False
     idle_known: bool = False
 
     def dynamic_of(self, power_class: str) -> float:
         """Dynamic watts of a class when it has the device for itself."""
-        return max(FLOOR_W, self.dynamic_w.get(power_class, self.default_dynamic_w))
+        return max(FLOOR_W, self.dynamic_scale * self.dynamic_w.get(power_class, self.default_dynamic_w))
 
     def share_error_of(self, power_class: str) -> float:
         """Relative standard error of the class's dynamic share."""

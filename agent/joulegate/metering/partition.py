@@ -449,7 +449,9 @@ class Partition:
 
     def _dynamic_w(self, span: _Open) -> float:
         own = span.own_power
-        return self._model.dynamic_of(span.power_class) if own is None else max(FLOOR_W, own.dynamic_w)
+        if own is None:
+            return self._model.dynamic_of(span.power_class)
+        return max(FLOOR_W, self._model.dynamic_scale * own.dynamic_w)
 
     def _weigh(self, span: _Open) -> None:
         own = span.own_power
@@ -575,6 +577,8 @@ class Partition:
         for piece in self._cut(interval, start_s, end_s):
             edges = self._take_edges(piece.end_s)
             self._explain([piece], edges)
+            if interval.estimate_mj is not None:
+                piece.model_mj = interval.estimate_mj * (piece.end_s - piece.start_s) / (end_s - start_s)
             key = BucketKey(self.epoch, piece.bucket)
             if cell is None or cell.key != key:
                 cell = Cell(key, interval.method, first_s=piece.start_s, last_s=piece.start_s)

@@ -9,7 +9,15 @@ from typing import Protocol
 
 import numpy as np
 
-from joulegate.metering.calibration import Calibration, Changes, calibrate
+from joulegate.metering.calibration import (
+    Calibration,
+    Changes,
+    ModelEnergy,
+    calibrate,
+    dynamic_energy,
+    model_energy,
+)
+from joulegate.metering.drift import Drift, find_drift
 from joulegate.metering.effects import request_effects
 from joulegate.metering.figures import (
     FIFO_EDGE_ERROR_S,
@@ -21,12 +29,13 @@ from joulegate.metering.figures import (
     split_members,
 )
 from joulegate.metering.interval import GAP_S, EnergyLine, Interval, Kind
-from joulegate.metering.model import CALIBRATED_SHARE_ERROR
-from joulegate.metering.partition import OwnPower, Partition, SpanUse, UseShare
+from joulegate.metering.partition import BucketKey, Cell, OwnPower, Partition, SpanUse, UseShare
 from joulegate.metering.policy import IdlePolicy, spread_idle
 from joulegate.metering.queueing import infer_starts
 from joulegate.metering.reading import Method, Quality, Reading
+from joulegate.metering.sharing import hidden_share_error
 from joulegate.metering.span import Member, StartSource, Work
+from joulegate.metering.stepping import smoothed
 from joulegate.metering.uncertainty import SensorError, expanded
 from joulegate.units import S_PER_HOUR
 
@@ -36,8 +45,11 @@ GAIN_ERROR = 0.05
 DISAGREEMENT = 0.15
 """A counter this far from the integral of the power beside it is doubted."""
 
+COARSE_MISFIT = 0.1
+"""Beyond this relative misfit, changes that coarse polls bracket are placed by the energy between them."""
+
 _GAP_POLLS = 5.0
-_RESOLVED_SHARE = 0.2
+_RESOLVED_SHARE = 0.4
 
 
 class ReadingColumns(Protocol):
@@ -159,6 +171,10 @@ class _Line:
     step_s: float | None
     resolved: bool
     method: Method
+    otherwise: list[Interval] | None = None
+    """The same intervals under the other reading of when the counter changed, where the polls do not tell."""
+    disagreement: float = 0.0
+    """How far the integrated power is from the counter, relative to the counter, where that is doubtful."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -170,6 +186,7 @@ class _Seen:
     measurement_mj: float
     allocation_mj: float
     step_s: float
+    primary: Method
 
 
 def attribute(
@@ -251,39 +268,81 @@ def _line(columns: ReadingColumns, power_method: Method) -> _Line:
         if energy_mj is None and power_w is None:
             continue
         intervals.extend(line.feed(Reading(columns.device, t_s, t_s, energy_mj=energy_mj, power_w=power_w)))
+    rhythmic = _retimed(intervals)
     measured = [i.end_s - i.start_s for i in intervals if i.kind is Kind.MEASURED]
     step_s = float(np.median(measured)) if measured else None
     counts = columns.energy_mj is not None and any(value is not None for value in energies)
     method = Method.COUNTER if counts else power_method
-    found = _Line(columns.device, intervals, poll_s, step_s, resolved, method)
-    found.warnings.extend(_disagreement(columns, intervals))
+    found = _Line(columns.device, rhythmic if resolved else intervals, poll_s, step_s, resolved, method)
+    found.otherwise = None if resolved or method is not Method.COUNTER else rhythmic
+    _cross_check(found, columns, intervals)
     return found
 
 
+def _retimed(intervals: Sequence[Interval]) -> list[Interval]:
+    """Counter changes at the times that the counter's own rhythm tells, epoch by epoch."""
+    retimed: list[Interval] = []
+    run: list[Interval] = []
+    for interval in [*intervals, None]:
+        if interval is not None and interval.after_s is not None:
+            run.append(interval)
+            continue
+        times = smoothed([(i.after_s or i.end_s, i.until_s or i.end_s) for i in run])
+        for place, (old, end_s) in enumerate(zip(run, times, strict=True)):
+            start_s = min(times[place - 1] if place else old.start_s, end_s)
+            retimed.append(replace(old, start_s=start_s, end_s=end_s))
+        run = []
+        if interval is not None:
+            retimed.append(interval)
+    return retimed
+
+
+def _retimed_by_energy(
+    intervals: Sequence[Interval], energy_at: ModelEnergy, lag_s: float
+) -> list[Interval]:
+    """Counter changes where the model says that this much energy was used, within what the polls allow."""
+    retimed: list[Interval] = []
+    before_s: float | None = None
+    for old in intervals:
+        if old.after_s is None or old.until_s is None or old.energy_mj is None:
+            retimed.append(old)
+            before_s = None
+            continue
+        start_s = old.start_s if before_s is None else before_s
+        told_s = energy_at.time_after(start_s - lag_s, old.energy_mj / 1000.0) + lag_s
+        before_s = max(start_s, min(max(told_s, old.after_s), old.until_s))
+        retimed.append(replace(old, start_s=start_s, end_s=before_s))
+    return retimed
+
+
 def _is_resolved(energies: Sequence[int | None]) -> bool:
-    """Whether polls are denser than the counter's steps: then every so often two polls in a row are equal."""
+    """Whether polls are well denser than the counter's steps: then nearly every second poll shows the old value."""
     known = [energy for energy in energies if energy is not None]
     equal = sum(1 for before, after in zip(known, known[1:], strict=False) if before == after)
     return len(known) > 2 and equal >= _RESOLVED_SHARE * (len(known) - 1)
 
 
-def _disagreement(columns: ReadingColumns, intervals: Sequence[Interval]) -> list[str]:
+def _cross_check(line: _Line, columns: ReadingColumns, intervals: Sequence[Interval]) -> None:
+    """Doubt a counter that stood still, or that is far from the integral of the power beside it."""
     if columns.energy_mj is None or columns.power_w is None:
-        return []
+        return
     if any(i.method is not Method.COUNTER for i in intervals):
-        return ["the counter stood still while power flowed; the power was integrated instead"]
+        line.warnings.append("the counter stood still while power flowed; the power was integrated instead")
+        return
     pairs = [(t, p) for t, p in zip(columns.t_s, columns.power_w, strict=True) if p is not None]
     if len(pairs) < 2:
-        return []
+        return
     times, powers = np.array(pairs).T
     covered = [i for i in intervals if i.energy_mj is not None and times[0] <= i.start_s and i.end_s <= times[-1]]
     counter_j = sum(i.energy_mj or 0 for i in covered) / 1000.0
     integral = np.concatenate([[0.0], np.cumsum((powers[1:] + powers[:-1]) / 2 * np.diff(times))])
     bounds = np.interp([[i.start_s, i.end_s] for i in covered], times, integral) if covered else np.zeros((0, 2))
     power_j = float((bounds[:, 1] - bounds[:, 0]).sum())
-    if power_j <= 0 or abs(counter_j / power_j - 1) <= DISAGREEMENT:
-        return []
-    return [f"counter and integrated power disagree: {counter_j:.1f} J against {power_j:.1f} J; trust neither unchecked"]
+    if power_j > 0 and counter_j > 0 and abs(counter_j / power_j - 1) > DISAGREEMENT:
+        line.disagreement = abs(power_j / counter_j - 1)
+        line.warnings.append(
+            f"counter and integrated power disagree: {counter_j:.1f} J against {power_j:.1f} J; U was widened to hold both"
+        )
 
 
 # One device
@@ -293,50 +352,58 @@ def _one_device(
     columns: ReadingColumns, groups: Sequence[_Group], options: Options, seen: dict[str, list[_Seen]]
 ) -> DeviceFigures:
     line = _line(columns, options.power_method)
-    learned, own = _learn(line, groups, options.lag_s)
+    learned = _learn(line, groups, options.lag_s)
     partition = Partition(
         columns.device,
-        learned.model,
+        learned.calibration.model,
         bucket_s=S_PER_HOUR,
         charge_idle=options.idle_policy is not IdlePolicy.MARGINAL,
     )
-    sensor = SensorError(
-        GAIN_ERROR, learned.lag.error_s, line.poll_s if line.resolved else 0.0, line.step_s or line.poll_s
-    )
-    uses = list(_run(partition, line, groups, own, learned.lag.lag_s))
+    poll_s = line.poll_s if line.resolved else 0.0
+    gain = GAIN_ERROR + line.disagreement
+    sensor = SensorError(gain, learned.calibration.lag.error_s, poll_s, line.step_s or line.poll_s)
+    uses: list[_Seen] = []
+    for use in _run(partition, line, groups, learned):
+        uses.append(_Seen(use, *expanded(use.evidence, sensor), sensor.step_s, line.method))
     cells = partition.take_cells()
-    moved = _spread(options.idle_policy, uses, cells)
-    for use in uses:
-        measurement_mj, allocation_mj = expanded(use.evidence, sensor)
-        extra = moved.get(use.span_id)
-        shown = use if extra is None else replace(use, energy_mj=(use.energy_mj or 0) + sum(extra.values()))
-        seen[use.span_id].append(_Seen(shown, measurement_mj, allocation_mj, sensor.step_s))
-    paid: dict[object, int] = {}
-    for extra in moved.values():
-        for key, energy_mj in extra.items():
-            paid[key] = paid.get(key, 0) + energy_mj
+    moved = _spread(options.idle_policy, [seen_use.use for seen_use in uses], cells)
+    for seen_use in uses:
+        extra = moved.by_span.get(seen_use.use.span_id, 0)
+        if extra:
+            use = replace(seen_use.use, energy_mj=(seen_use.use.energy_mj or 0) + extra)
+            seen_use = replace(seen_use, use=use)
+        seen[seen_use.use.span_id].append(seen_use)
+    return _device_figures(line, learned.calibration, cells, moved.by_bucket)
+
+
+def _device_figures(
+    line: _Line, learned: Calibration, cells: Sequence[Cell], paid_mj: Mapping[BucketKey, int]
+) -> DeviceFigures:
+    """Sum the buckets into epochs; ``paid_mj`` is idle energy that a policy moved to requests."""
     epochs: dict[int, EpochFigures] = {}
-    estimated_mj = 0
     for cell in sorted(cells, key=lambda c: (c.key.epoch, c.key.bucket)):
-        estimated_mj += cell.estimated_mj
         if cell.device_mj == 0 and cell.estimated_mj:
             continue
-        start_s, end_s = cell.first_s + learned.lag.lag_s, cell.last_s + learned.lag.lag_s
-        more_mj = paid.get(cell.key, 0)
+        more_mj = paid_mj.get(cell.key, 0)
         fresh = EpochFigures(
-            start_s, end_s, cell.device_mj, cell.requests_mj + more_mj, cell.idle_mj - more_mj, cell.unattributed_mj
+            cell.first_s + learned.lag.lag_s,
+            cell.last_s + learned.lag.lag_s,
+            cell.device_mj,
+            cell.requests_mj + more_mj,
+            cell.idle_mj - more_mj,
+            cell.unattributed_mj,
         )
         epochs[cell.key.epoch] = _joined(epochs.get(cell.key.epoch), fresh)
     closed = tuple(epochs.values())
     model = learned.model
     return DeviceFigures(
-        device=columns.device,
+        device=line.device,
         method=line.method,
         counter_delta_mj=sum(epoch.counter_delta_mj for epoch in closed),
         requests_mj=sum(epoch.requests_mj for epoch in closed),
         idle_mj=sum(epoch.idle_mj for epoch in closed),
         unattributed_mj=sum(epoch.unattributed_mj for epoch in closed),
-        estimated_mj=estimated_mj,
+        estimated_mj=sum(cell.estimated_mj for cell in cells),
         lag_s=learned.lag.lag_s,
         lag_known=learned.lag.known,
         step_s=line.step_s,
@@ -361,52 +428,87 @@ def _joined(before: EpochFigures | None, after: EpochFigures) -> EpochFigures:
     )
 
 
-def _learn(
-    line: _Line, groups: Sequence[_Group], lag_s: float | None
-) -> tuple[Calibration, Mapping[str, OwnPower]]:
-    """The device's power model and lag, and what single requests draw beyond their class."""
-    measured = [i for i in line.intervals if i.kind is Kind.MEASURED and i.energy_mj is not None]
-    changes = Changes(
-        np.array([i.start_s for i in measured]),
-        np.array([i.end_s for i in measured]),
-        np.array([(i.energy_mj or 0) / 1000.0 for i in measured]),
-    )
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """What a recording tells of one device: its model and lag, how dynamic power drifted, what single spans draw."""
+
+    calibration: Calibration
+    drift: Drift
+    own: Mapping[str, OwnPower]
+
+    @property
+    def lag_s(self) -> float:
+        return self.calibration.lag.lag_s
+
+
+def _learn(line: _Line, groups: Sequence[_Group], lag_s: float | None) -> _Learned:
     real = [group for group in groups if group.end_s > group.start_s]
     starts, ends = np.array([g.start_s for g in real]), np.array([g.end_s for g in real])
-    learned = calibrate(changes, starts, ends, [g.power_class for g in real], lag_s=lag_s)
-    if not learned.model.calibrated:
-        return learned, {}
-    names = sorted({g.power_class for g in real})
-    owners = np.array([names.index(g.power_class) for g in real], dtype=np.int64)
-    watts = np.array([learned.model.dynamic_of(name) for name in names])
+    classes = [g.power_class for g in real]
+    changes = _changes(line.intervals)
+    learned = calibrate(changes, starts, ends, classes, lag_s=lag_s)
+    if line.otherwise is not None:
+        other_changes = _changes(line.otherwise)
+        other = calibrate(other_changes, starts, ends, classes, lag_s=lag_s)
+        if other.misfit < 0.9 * learned.misfit:
+            line.intervals, changes, learned = line.otherwise, other_changes, other
+    if not real or not len(changes.start_s):
+        return _Learned(learned, Drift(np.empty(0), np.empty(0)), {})
+    if line.method is Method.COUNTER and not line.resolved and learned.misfit > COARSE_MISFIT:
+        energy_at = model_energy(learned.model, starts, ends, classes)
+        line.intervals = _retimed_by_energy(line.intervals, energy_at, learned.lag.lag_s)
+        changes = _changes(line.intervals)
+    drift = find_drift(changes, dynamic_energy(changes, starts, ends, classes, learned), learned.model.idle_w)
+    return _Learned(learned, drift, _own_powers(changes, real, learned, drift))
+
+
+def _own_powers(
+    changes: Changes, groups: Sequence[_Group], learned: Calibration, drift: Drift
+) -> Mapping[str, OwnPower]:
+    """What each span draws itself, and how well its share is known."""
+    names = sorted({group.power_class for group in groups})
+    places = {name: place for place, name in enumerate(names)}
     shifted = Changes(changes.start_s - learned.lag.lag_s, changes.end_s - learned.lag.lag_s, changes.energy_j)
-    effects = request_effects(shifted, starts, ends, owners, watts, learned.model.idle_w)
-    if effects is None:
-        return learned, {}
-    return learned, {
-        group.span_id: OwnPower(float(w), math.hypot(CALIBRATED_SHARE_ERROR, min(0.5, float(e) / float(w))))
-        for group, w, e in zip(real, effects.dynamic_w, effects.error_w, strict=True)
+    starts, ends = np.array([group.start_s for group in groups]), np.array([group.end_s for group in groups])
+    owners = np.array([places[group.power_class] for group in groups], dtype=np.int64)
+    watts = np.array([learned.model.dynamic_of(name) for name in names])
+    idle_w = learned.model.idle_w
+    effects = request_effects(shifted, starts, ends, owners, watts, idle_w, drift.at(changes.start_s))
+    share_error = hidden_share_error(shifted, starts, ends, watts[owners], idle_w)
+    dynamic_w = watts[owners] if effects is None else effects.dynamic_w
+    error_w = 0.1 * dynamic_w if effects is None else effects.error_w
+    return {
+        group.span_id: OwnPower(float(w), math.hypot(share_error, min(0.5, float(e) / max(float(w), 1.0))))
+        for group, w, e in zip(groups, dynamic_w, error_w, strict=True)
     }
 
 
-def _run(
-    partition: Partition,
-    line: _Line,
-    groups: Sequence[_Group],
-    own: Mapping[str, OwnPower],
-    lag_s: float,
-) -> Iterator[SpanUse]:
+def _changes(intervals: Sequence[Interval]) -> Changes:
+    """Measured intervals as arrays. A change time that fell on its neighbour keeps a nanosecond of length."""
+    measured = [i for i in intervals if i.kind is Kind.MEASURED and i.energy_mj is not None]
+    starts = np.array([i.start_s for i in measured])
+    ends = np.array([i.end_s for i in measured])
+    energies = np.array([(i.energy_mj or 0) / 1000.0 for i in measured])
+    long = ends - starts > 1e-4
+    return Changes(starts[long], ends[long], energies[long])
+
+
+def _run(partition: Partition, line: _Line, groups: Sequence[_Group], learned: _Learned) -> Iterator[SpanUse]:
     """Place the whole line; spans are announced just before time reaches them, so that only open ones are kept."""
     waiting = iter(groups)
     group = next(waiting, None)
-    for interval in line.intervals:
-        while group is not None and group.start_s < interval.end_s - lag_s:
-            _announce(partition, group, own)
+    model = learned.calibration.model
+    scales = learned.drift.at(np.array([interval.start_s for interval in line.intervals]))
+    for interval, scale in zip(line.intervals, scales.tolist(), strict=True):
+        while group is not None and group.start_s < interval.end_s - learned.lag_s:
+            _announce(partition, group, learned.own)
             group = next(waiting, None)
-        partition.place(interval, lag_s)
+        if scale != partition.model.dynamic_scale:
+            partition.set_model(replace(model, dynamic_scale=scale))
+        partition.place(interval, learned.lag_s)
         yield from partition.take_finished()
     while group is not None:
-        _announce(partition, group, own)
+        _announce(partition, group, learned.own)
         group = next(waiting, None)
     partition.finish()
     yield from partition.take_finished()
@@ -423,22 +525,29 @@ def _announce(partition: Partition, group: _Group, own: Mapping[str, OwnPower]) 
     )
 
 
-def _spread(policy: IdlePolicy, uses: Sequence[SpanUse], cells: Sequence[object]) -> dict[str, dict[object, int]]:
-    """Idle energy that each span pays on top, by bucket."""
-    if policy not in (IdlePolicy.RESERVED, IdlePolicy.USAGE):
-        return {}
-    by_bucket: dict[object, list[tuple[str, UseShare]]] = {}
-    for use in sorted(uses, key=lambda u: u.span_id):
-        for share in use.shares:
-            by_bucket.setdefault(share.key, []).append((use.span_id, share))
-    moved: dict[str, dict[object, int]] = {}
-    for cell in cells:
-        shares = by_bucket.get(cell.key, [])  # type: ignore[attr-defined]
-        parts = spread_idle(policy, cell.idle_mj, [share for _, share in shares])  # type: ignore[attr-defined]
-        for (span_id, share), part in zip(shares, parts, strict=True):
-            mine = moved.setdefault(span_id, {})
-            mine[share.key] = mine.get(share.key, 0) + part
-    return moved
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """Idle energy that a policy moved to spans: in sum by span and in sum by bucket."""
+
+    by_span: Mapping[str, int]
+    by_bucket: Mapping[BucketKey, int]
+
+
+def _spread(policy: IdlePolicy, uses: Sequence[SpanUse], cells: Sequence[Cell]) -> _Moved:
+    by_span: dict[str, int] = {}
+    by_bucket: dict[BucketKey, int] = {}
+    if policy in (IdlePolicy.RESERVED, IdlePolicy.USAGE):
+        held: dict[BucketKey, list[tuple[str, UseShare]]] = {}
+        for use in sorted(uses, key=lambda u: u.span_id):
+            for share in use.shares:
+                held.setdefault(share.key, []).append((use.span_id, share))
+        for cell in cells:
+            shares = held.get(cell.key, [])
+            parts = spread_idle(policy, cell.idle_mj, [share for _, share in shares])
+            by_bucket[cell.key] = sum(parts)
+            for (span_id, _), part in zip(shares, parts, strict=True):
+                by_span[span_id] = by_span.get(span_id, 0) + part
+    return _Moved(by_span, by_bucket)
 
 
 # Requests
@@ -450,8 +559,11 @@ def _finish_group(group: _Group, seen: Sequence[_Seen]) -> list[RequestFigures]:
     uses = [s.use for s in seen]
     step_s = max((s.step_s for s in seen), default=0.0)
     method = least_trusted(m for s in known for m in s.use.methods)
-    quality = quality_of(uses, method, step_s=step_s, members=len(group.members), start_source=group.start_source)
-    flags = flags_of(uses, step_s=step_s, start_source=group.start_source)
+    primary = least_trusted(s.primary for s in seen)
+    quality = quality_of(
+        uses, method, primary=primary, step_s=step_s, members=len(group.members), start_source=group.start_source
+    )
+    flags = flags_of(uses, step_s=step_s, start_source=group.start_source, primary=primary)
     split = {s.use.device: split_members(s.use.energy_mj or 0, group.members) for s in known}
     total_mj = sum(s.use.energy_mj or 0 for s in known)
     measurement_mj = combine(s.measurement_mj for s in known)

@@ -11,7 +11,8 @@ from joulegate.metering.span import Member, Outcome, Span, StartSource
 from joulegate.metering.wire import text_fault
 from joulegate.pipelines.labels import NO_LABELS, checked_labels, checked_work
 from joulegate.pipelines.ports import SpanSink
-from joulegate.pipelines.request import Draft, EdgeTiming, Faults, HostTiming, Request, request_ids
+from joulegate.pipelines.request import EdgeTiming, Faults, Request, request_ids
+from joulegate.pipelines.torch_timing import CudaTiming
 from joulegate.pipelines.visible import device_names, resolve_devices
 
 DeviceChoice = int | str | Iterable[int | str] | None
@@ -51,7 +52,8 @@ class Meter:
     """Meters requests into ``sink``; ``tier``, ``tenant`` and ``devices`` are the defaults of every request.
 
     It never raises into a pipeline: a label that cannot be used is left out and counted in ``mislabelled``, a wrapped
-    call whose arguments cannot be read in ``unlabelled``, a message that could not be handed on in ``dropped``.
+    call whose arguments cannot be read in ``unlabelled``, a message that could not be handed on in ``dropped``. Edges
+    are timed on the GPU where torch uses CUDA, unless ``timing`` says otherwise (``HostTiming``).
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Meter:
         self.faults = Faults()
         self._tier = tier
         self._tenant = tenant
-        self._timing: EdgeTiming = HostTiming() if timing is None else timing
+        self._timing: EdgeTiming = CudaTiming() if timing is None else timing
         self._named = None if devices is None else device_names(devices)
         self._devices: tuple[str, ...] = ()
 
@@ -134,7 +136,7 @@ class Meter:
         if unusable or labels[5]:
             self.faults.mislabelled += unusable + labels[5]
         chosen = self._devices if devices is None and self._devices else self._device_ids(devices)
-        draft = Draft(own_id, chosen, arrived_s, start_source, billed, batch_id, labels)
+        draft = (own_id, chosen, arrived_s, start_source, billed, batch_id, labels)
         return Request(self.sink, self._timing, self.faults, draft)
 
     def start(self, model: str | None = None, **labels: Any) -> Request:

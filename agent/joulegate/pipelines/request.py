@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import count
 from time import monotonic
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol, Self
 
 from joulegate.metering.entry import RequestEntry, Status
 from joulegate.metering.reading import Quality
@@ -72,16 +73,8 @@ class Faults:
     unlabelled: int = 0
 
 
-class Draft(NamedTuple):
-    """What is known of a request before it begins."""
-
-    request_id: str
-    devices: tuple[str, ...]
-    arrived_s: float | None
-    start_source: StartSource
-    members: tuple[Member, ...]
-    batch_id: str | None
-    labels: Labels
+Draft = tuple[str, tuple[str, ...], float | None, StartSource, tuple[Member, ...], str | None, Labels]
+"""What is known of a request before it begins: id, devices, arrival, start source, members, batch, labels."""
 
 
 class RequestIds:
@@ -133,7 +126,7 @@ class Request:
     )
 
     def __init__(self, sink: SpanSink, timing: EdgeTiming, faults: Faults, draft: Draft) -> None:
-        self.request_id = draft.request_id
+        self.request_id = draft[0]
         self.sink = sink
         self.started_s: float | None = None
         self.steps_s: list[float] = []
@@ -176,12 +169,12 @@ class Request:
     @property
     def members(self) -> tuple[Member, ...]:
         """The requests that share this span; a single request is its own only member."""
-        return self._draft.members
+        return self._draft[4]
 
     @property
     def devices(self) -> tuple[str, ...]:
         """The devices it was told to use."""
-        return self._draft.devices
+        return self._draft[1]
 
     def begin(self) -> None:
         """The devices begin to work on it; a second call does nothing."""
@@ -291,7 +284,7 @@ class Request:
         )
 
     def _billed(self) -> tuple[str, ...]:
-        return tuple(member.request_id for member in self._draft.members) or (self.request_id,)
+        return tuple(member.request_id for member in self._draft[4]) or (self.request_id,)
 
     def _figures(self) -> Result | None:
         if self._final is not None:
@@ -323,6 +316,28 @@ def open_request(sink: SpanSink) -> Request | None:
     """The request of ``sink`` whose ``with`` block this thread or task is in."""
     request = _open_request.get()
     return request if request is not None and request.is_open and request.sink is sink else None
+
+
+@contextmanager
+def inside(request: Request) -> Iterator[None]:
+    """What runs in this block belongs to ``request``, which somebody else begins and stops."""
+    token = _open_request.set(request)
+    try:
+        yield
+    finally:
+        _open_request.reset(token)
+
+
+@contextmanager
+def ending(request: Request) -> Iterator[None]:
+    """Begin ``request`` here and stop it with the block, for a generator: what its consumer calls is not inside."""
+    request.begin()
+    try:
+        yield
+    except BaseException as error:
+        request.stop(outcome_of(type(error)))
+        raise
+    request.stop()
 
 
 def outcome_of(kind: type[BaseException]) -> Outcome:

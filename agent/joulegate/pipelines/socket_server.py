@@ -31,6 +31,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic, time
 from typing import NoReturn, Protocol
 
 from joulegate.metering.entry import RequestEntry, Status
@@ -44,6 +45,7 @@ SOCKET_MODE = 0o660
 _BACKLOG = 128
 _PROBE_S = 0.5
 _MESSAGES_A_TURN = 64
+_ACCEPT_PAUSE_S = 0.5
 
 
 class SocketFault(Exception):
@@ -112,8 +114,10 @@ class Limits:
     connections: int = 256
     line_bytes: int = MAX_LINE_BYTES
     unsent_bytes: int = 1024 * 1024
+    ahead_s: float = 1.0
     watched: int = 16_384
     hello_s: float = 5.0
+    linger_s: float = 0.5
     full_pause_s: float = 0.05
 
 
@@ -124,6 +128,8 @@ class ServerCounts:
     connections: int = 0
     messages: int = 0
     rejected: int = 0
+    unsendable: int = 0
+    broken_connections: int = 0
     dropped_by_clients: int = 0
     refused_clients: dict[str, int] = field(default_factory=dict)
 
@@ -155,29 +161,30 @@ class SocketServer:
         self._watchers: dict[str, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._inode: int | None = None
 
     async def start(self) -> None:
         """Bind and serve. Raises ``SocketFault``; a file that nobody answers on is taken over."""
         self._loop = asyncio.get_running_loop()
-        listener = await asyncio.to_thread(_listen, self.path)
+        self._listener = await asyncio.to_thread(_listen, self.path)
         self._inode = self.path.stat().st_ino
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=self._limits.line_bytes)
+        self._loop.add_reader(self._listener.fileno(), self._accept, self._loop, self._listener)
 
     async def close(self) -> None:
         """Stop serving, drop the clients (they keep what is not acknowledged) and remove the socket file."""
-        if self._server is None:
+        if self._listener is None or self._loop is None:
             return
-        self._server.close()
+        listener, self._listener = self._listener, None
+        self._loop.remove_reader(listener.fileno())
+        listener.close()
         for connection in self._connections.values():
             connection.writer.close()
         if self._tasks:
-            await asyncio.wait(tuple(self._tasks), timeout=1.0)
+            await asyncio.wait(tuple(self._tasks), timeout=2 * self._limits.linger_s)
         with suppress(FileNotFoundError):
             if self.path.stat().st_ino == self._inode:
                 self.path.unlink()
-        self._server = None
 
     def acknowledge(self, tickets: Iterable[Ticket]) -> None:
         """Tell the senders that these messages are durable; from any thread, once per commit."""
@@ -207,25 +214,49 @@ class SocketServer:
             if connection is not None:
                 self._send_entry(connection, entry)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        try:
+            accepted, _ = listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # too many open files: leave them in the queue for a while
+            self.counts.broken_connections += 1
+            loop.remove_reader(listener.fileno())
+            loop.call_later(_ACCEPT_PAUSE_S, self._accept_again, loop, listener)
+            return
+        accepted.setblocking(False)
         self.counts.connections += 1
-        connection = _Connection(self.counts.connections, writer)
-        self._connections[connection.number] = connection
+        task = loop.create_task(self._serve(accepted, self.counts.connections))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _accept_again(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        if listener is self._listener:
+            loop.add_reader(listener.fileno(), self._accept, loop, listener)
+
+    async def _serve(self, accepted: socket.socket, number: int) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=accepted, limit=self._limits.line_bytes)
+        connection = self._connections[number] = _Connection(number, writer)
         try:
             await self._converse(connection, reader)
         except _Refusal as refusal:
             self._refuse(connection, refusal.reason, str(refusal))
         except OSError:
-            pass  # the client went away, which is its right; it sends again what was not acknowledged
+            self.counts.broken_connections += 1
         finally:
+            await self._hang_up(writer)
             self._forget(connection)
-            writer.close()
-            self._tasks.discard(task)
+
+    async def _hang_up(self, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        try:
+            await asyncio.wait_for(writer.wait_closed(), self._limits.linger_s)
+        except (TimeoutError, OSError):
+            writer.transport.abort()
 
     async def _converse(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
+        if self._listener is None:
+            raise _Refusal("closing", "the daemon is stopping")
         if len(self._connections) > self._limits.connections:
             raise _Refusal("too_many_connections", f"{self._limits.connections} connections are open already")
         try:
@@ -273,6 +304,7 @@ class SocketServer:
             raise _Refusal("no_seq", "seq: must be a whole number that is not negative")
         try:
             parsed = _parse(message)
+            _no_future(parsed, monotonic() + self._limits.ahead_s)
         except WireFault as fault:
             self.counts.rejected += 1
             self._send(connection, {"type": "rejected", "seq": seq, "why": str(fault)})
@@ -283,7 +315,7 @@ class SocketServer:
         elif isinstance(parsed, MessagesDropped):
             self.counts.dropped_by_clients += parsed.count
         ticket = Ticket(connection.number, seq)
-        while not self._ingest.submit(parsed, ticket):
+        while not self._ingest.submit(parsed, ticket):  # noqa: ASYNC110 - the ingest has no event loop to signal
             await asyncio.sleep(self._limits.full_pause_s)
 
     def _watch(self, connection: _Connection, request_id: str) -> None:
@@ -325,7 +357,11 @@ class SocketServer:
             self._count_refusal("does_not_read")
             transport.abort()
             return
-        line = json.dumps({"v": VERSION, **message}, separators=(",", ":"), allow_nan=False)
+        try:
+            line = json.dumps({"v": VERSION, **message}, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            self.counts.unsendable += 1
+            return
         connection.writer.write(line.encode() + b"\n")
 
     def _refuse(self, connection: _Connection, reason: str, why: str) -> None:
@@ -364,7 +400,7 @@ def _parse(message: Mapping[str, object]) -> Message:
         span = message.get("span")
         if not isinstance(span, dict):
             raise WireFault("span: must be an object")
-        return SpanBegan(span_from_wire(span, now_s=0.0, wall_s=0.0))
+        return SpanBegan(span_from_wire(span, now_s=monotonic(), wall_s=time()))
     if kind == "end":
         return SpanEnded(*end_from_wire(message))
     if kind == "dropped":
@@ -373,6 +409,17 @@ def _parse(message: Mapping[str, object]) -> Message:
             raise WireFault("count: must be a whole number that is not negative")
         return MessagesDropped(count)
     raise WireFault("type: must be one of begin, end, dropped, watch")
+
+
+def _no_future(message: Message, latest_s: float) -> None:
+    """An edge that has not happened yet would hold the books open for ever."""
+    if isinstance(message, SpanEnded) and message.ended_s > latest_s:
+        raise WireFault("ended_s: is in the future")
+    if isinstance(message, SpanBegan):
+        if message.span.started_s > latest_s:
+            raise WireFault("started_s: is in the future")
+        if message.span.ended_s is not None and message.span.ended_s > latest_s:
+            raise WireFault("ended_s: is in the future")
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -412,7 +459,7 @@ def _make_way(path: Path) -> None:
 
 
 def answers(path: Path, timeout_s: float = 0.0) -> bool:
-    """Whether a process listens on the socket at ``path``; one whose queue is full does. Waits at most ``timeout_s``."""
+    """Whether a process listens on the socket at ``path``; one with a full queue does. Waits ``timeout_s`` at most."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(timeout_s)
         try:

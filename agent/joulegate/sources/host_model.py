@@ -135,9 +135,9 @@ class HostModelSource:
         self._last_poll_s = now_s
         try:
             ticks = _read_ticks(self.proc)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError):
             self._errors["stat_unreadable"] += 1
-            return (Reading(DEVICE, now_s, wall_s, up=False, error=f"stat_unreadable: {error}"),)
+            return (Reading(DEVICE, now_s, wall_s, up=False, error="stat_unreadable"),)
         power_w, load = self._accept(ticks, now_s)
         return (Reading(DEVICE, now_s, wall_s, energy_mj=self._counter.energy_mj, power_w=power_w, utilization=load),)
 

@@ -205,7 +205,7 @@ class _Domain:
             id=self.id,
             name=f"RAPL {self.label}",
             method=Method.RAPL,
-            quality=Quality.MEASURED if self.problem is None else Quality.MISSING,
+            quality=Quality.MISSING if self.problem is not None and self.last_uj is None else Quality.MEASURED,
             scope=self.kind,
             step_s=0.001,
             lag_s=0.0,
@@ -283,7 +283,7 @@ def _max_power_w(zone: Path, kind: str) -> float:
 
 
 def _mirrored(original: _Domain, copy: _Domain) -> bool:
-    """Whether both show one counter (dies that repeat the socket's): the copy lies between two looks at the original."""
+    """Whether both show one counter (dies repeat the socket's): the copy lies between two looks at the original."""
     if original.kind != copy.kind or original.range_uj != copy.range_uj:
         return False
     before_uj, copy_uj, after_uj = original.read_uj(), copy.read_uj(), original.read_uj()

@@ -13,16 +13,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TypeVar
 
 from joulegate.sources.fault import SourceFault
 
 MAX_COUNT = 2**63
 """Largest whole number that is read, far above any counter: 2**63 mJ is 292 years at 1 MW."""
 
+_MAX_DIGITS = len(str(MAX_COUNT))
 _SHOWN_CHARACTERS = 40
-
-_T = TypeVar("_T")
 
 
 class TraceFault(SourceFault):
@@ -136,8 +134,10 @@ def read_spans(path: Path | str, devices: Collection[str] | None = None, slots: 
     spans: list[SpanRow] = []
     first_lines: dict[str, int] = {}
     batches: dict[str, SpanRow] = {}
+    cells = _Cells(file, header, known)
     for line, row in rows:
-        span = _span(_Cells(file, line, row, header), known, inferred_start=slots is not None)
+        cells.turn_to(line, row)
+        span = _span(cells, inferred_start=slots is not None)
         first_line = first_lines.setdefault(span.request_id, line)
         if first_line != line:
             raise TraceFault(file, line, "request_id", f"{_shown(span.request_id)} is already on line {first_line}")
@@ -235,13 +235,22 @@ class _Table:
 
 
 class _Cells:
-    """One row of a spans file, by column name."""
+    """The row of a spans file that is being read, by column name."""
 
-    def __init__(self, file: str, line: int, row: list[str], header: Mapping[str, int]) -> None:
-        self.file = file
+    __slots__ = ("_checked", "_file", "_header", "_known", "_row", "line")
+
+    def __init__(self, file: str, header: Mapping[str, int], known: frozenset[str] | None) -> None:
+        self.line = 1
+        self._file = file
+        self._header = header
+        self._known = known
+        self._row: list[str] = []
+        self._checked: dict[str, tuple[str, ...]] = {}
+
+    def turn_to(self, line: int, row: list[str]) -> None:
+        """Read this row from now on."""
         self.line = line
         self._row = row
-        self._header = header
 
     def text(self, name: str) -> str:
         """The cell as it is, empty where the column is absent."""
@@ -250,24 +259,45 @@ class _Cells:
 
     def amount(self, name: str) -> float | None:
         """A finite number from 0 on, or ``None`` where the cell is empty or the column absent."""
-        return self._parsed(name, _amount)
-
-    def count(self, name: str) -> int | None:
-        """A whole number from 0 on, or ``None``."""
-        return self._parsed(name, _count)
-
-    def fault(self, name: str, problem: str) -> TraceFault:
-        """A fault of this row."""
-        return TraceFault(self.file, self.line, name, problem)
-
-    def _parsed(self, name: str, parse: Callable[[str], _T]) -> _T:
+        cell = self.text(name)
         try:
-            return parse(self.text(name))
+            return _amount(cell) if cell else None
         except _BadCell as bad:
             raise self.fault(name, str(bad)) from None
 
+    def count(self, name: str) -> int | None:
+        """A whole number from 0 on, or ``None``."""
+        cell = self.text(name)
+        try:
+            return _count(cell) if cell else None
+        except _BadCell as bad:
+            raise self.fault(name, str(bad)) from None
 
-def _span(cells: _Cells, known: frozenset[str] | None, *, inferred_start: bool) -> SpanRow:
+    def devices(self) -> tuple[str, ...]:
+        """The devices of the row, each known and named once."""
+        cell = self.text("devices")
+        devices = self._checked.get(cell)
+        if devices is None:
+            devices = self._checked[cell] = self._split(cell)
+        return devices
+
+    def fault(self, name: str, problem: str) -> TraceFault:
+        """A fault of this row."""
+        return TraceFault(self._file, self.line, name, problem)
+
+    def _split(self, cell: str) -> tuple[str, ...]:
+        devices = tuple(cell.split("|"))
+        for index, device in enumerate(devices):
+            if not device.strip():
+                raise self.fault("devices", "a device is empty" if len(devices) > 1 else "is empty")
+            if device in devices[:index]:
+                raise self.fault("devices", f"{_shown(device)} is named twice")
+            if self._known is not None and device not in self._known:
+                raise self.fault("devices", f"{_shown(device)} has no readings")
+        return devices
+
+
+def _span(cells: _Cells, *, inferred_start: bool) -> SpanRow:
     request_id = cells.text("request_id")
     if not request_id.strip():
         raise cells.fault("request_id", "is empty")
@@ -282,7 +312,7 @@ def _span(cells: _Cells, known: frozenset[str] | None, *, inferred_start: bool) 
     return SpanRow(
         line=cells.line,
         request_id=request_id,
-        devices=_devices(cells, known),
+        devices=cells.devices(),
         start_s=start_s,
         end_s=end_s,
         power_class=cells.text("class"),
@@ -300,18 +330,6 @@ def _check_inferable(cells: _Cells, arrived_s: float | None, *, inferred_start: 
         raise cells.fault("start_s", "is empty (only with arrived_s and --slots can it be inferred)")
     if arrived_s is None:
         raise cells.fault("start_s", "is empty and so is arrived_s: one of them is needed")
-
-
-def _devices(cells: _Cells, known: frozenset[str] | None) -> tuple[str, ...]:
-    devices = tuple(cells.text("devices").split("|"))
-    for index, device in enumerate(devices):
-        if not device.strip():
-            raise cells.fault("devices", "a device is empty" if len(devices) > 1 else "is empty")
-        if device in devices[:index]:
-            raise cells.fault("devices", f"{_shown(device)} is named twice")
-        if known is not None and device not in known:
-            raise cells.fault("devices", f"{_shown(device)} has no readings")
-    return devices
 
 
 def _check_batch(file: str, first: SpanRow, span: SpanRow) -> None:
@@ -373,7 +391,7 @@ def _share(cell: str) -> float | None:
 
 def _count(cell: str) -> int | None:
     """A whole number from 0 to ``MAX_COUNT``, exactly; ``None`` where the cell is blank."""
-    if cell.isdecimal() and cell.isascii() and len(cell) <= len(str(MAX_COUNT)):
+    if cell.isdecimal() and cell.isascii() and len(cell) <= _MAX_DIGITS:
         value = int(cell)
     elif _amount(cell) is None:
         return None

@@ -2,9 +2,9 @@
 
 ``hash = sha256(prev_hash + record)``; the first ``prev_hash`` is 32 zero bytes. ``record`` is JSON with sorted keys, no
 spaces and ASCII escapes, of: ``seq``; every column of ``ENTRY_COLUMNS`` as stored, left out when NULL (so that a later
-schema can add columns without touching old hashes); ``devices``, device id to the columns of ``USE_COLUMNS`` by the same
-rule; ``shares``, a sorted list of [bucket_s, device id, energy_mj]. Floats are written by ``repr``, the shortest text that
-reads back as the same double.
+schema can add columns without touching old hashes); ``devices``, device id to the columns of ``USE_COLUMNS`` by the
+same rule; ``shares``, a sorted list of [bucket_s, device id, energy_mj]. Floats are written by ``repr``, the shortest
+text that reads back as the same double.
 """
 
 from __future__ import annotations

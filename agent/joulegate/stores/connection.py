@@ -10,7 +10,7 @@ from joulegate.stores.fault import LedgerFault
 
 LEDGER_NAME = "ledger.db"
 LOCK_NAME = "ledger.lock"
-BUSY_S = 2.0
+BUSY_S = 1.0
 CACHE_KIB = 8 * 1024
 
 

@@ -49,8 +49,8 @@ class EnergyGroup:
     """What agrees in ``keys`` (dimension to value, in the order asked for; ``hour`` is the Unix second of its start).
 
     Grouped by device and hour alone, a group has all its accounts, and ``pending_mj`` is in ``requests_mj``. Else what
-    is pending stands in groups of its own, marked ``pending``, whose model, tier and tenant are ``None``, and the accounts
-    are ``None``. ``requests`` counts final ones with energy here, ``qualities_mj`` splits their energy by its quality.
+    is pending stands in groups of its own, marked ``pending``, whose model, tier and tenant are ``None``, and accounts
+    are ``None``. ``requests`` counts final ones with energy here, ``qualities_mj`` splits their energy by quality.
     """
 
     keys: Mapping[str, str | int | None]
@@ -188,7 +188,7 @@ def _request_groups(
 def _final(connection: sqlite3.Connection, span: tuple[int, int], by: Sequence[str]) -> dict[_Key, _Final]:
     numbers = ", ".join(str(number) for number in range(1, len(by) + 2))
     columns = (*(_OF_SHARE[name] for name in by), "e.quality", "sum(s.energy_mj)", "count(DISTINCT s.seq)")
-    tables = "FROM shares s JOIN entries e USING (seq) JOIN devices d USING (device)"
+    tables = "FROM shares s JOIN entries e USING (seq)" + _names_for(by)
     final: dict[_Key, _Final] = {}
     for *key, quality, energy_mj, requests in connection.execute(
         select(columns, f"{tables} WHERE {_WITHIN} GROUP BY {numbers} ORDER BY {numbers}"), span
@@ -203,10 +203,12 @@ def _accounts(connection: sqlite3.Connection, span: tuple[int, int], by: Sequenc
     numbers = ", ".join(str(number) for number in range(1, len(by) + 1))
     order = f"GROUP BY {numbers} ORDER BY {numbers}" if numbers else ""
     columns = (*(_OF_ACCOUNT[name] for name in by), *_SUMS)
-    rows = connection.execute(
-        select(columns, f"FROM accounts a JOIN devices d USING (device) WHERE {_WITHIN} {order}"), span
-    )
+    rows = connection.execute(select(columns, f"FROM accounts a{_names_for(by)} WHERE {_WITHIN} {order}"), span)
     return {tuple(row[:-5]): row[-5:] for row in rows if row[-1] is not None}
+
+
+def _names_for(by: Sequence[str]) -> str:
+    return " JOIN devices d USING (device)" if "device" in by else ""
 
 
 def hours_between(connection: sqlite3.Connection, from_s: float, to_s: float) -> tuple[HourAccount, ...]:

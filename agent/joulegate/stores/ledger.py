@@ -7,9 +7,10 @@ import platform
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from joulegate.metering.batch import Batch, Restored
 from joulegate.metering.entry import Account, Position
@@ -181,17 +182,26 @@ class Ledger:
         )
 
     def close(self) -> None:
-        """Checkpoint, mark the ledger as closed cleanly and let the folder go; safe to call twice."""
+        """Checkpoint, mark the ledger as closed cleanly and let the folder go; never raises, safe to call twice.
+
+        What a full disk keeps from the checkpoint is durable in the WAL, and the next opening takes it in.
+        """
         if self._closed:
             return
         self._closed = True
         try:
-            with faults(self.path, "close"):
+            with suppress(sqlite3.OperationalError):
                 self._put_meta("closed", "1")
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         finally:
             self._connection.close()
             self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _prepare(self, host: str) -> None:
         connection = self._connection

@@ -140,9 +140,11 @@ def _journal(batch: Batch, memory: Memory, final: set[str], new: set[str]) -> Jo
         key, ids = text(span.request_id), member_ids(span)
         known = drafts[key][0] if key in drafts else memory.journal.get(key)
         owned = {one: owner for one in ids if (owner := owners.get(one) or memory.owners.get(one))}
-        if (known is None and all(one in final or one in owned for one in ids)) or (
-            known is not None and (known.ended or span.ended_s is None)
-        ):
+        if known is None:
+            is_repeat = all(one in final or one in owned for one in ids)
+        else:
+            is_repeat = known.ended or span.ended_s is None
+        if is_repeat:
             repeated += 1
         else:
             place = number if known is None else known.number

@@ -34,7 +34,7 @@ from joulegate.stores.verify import verify
 
 PAGE_MOST = 1000
 SCANNED_ROWS = 100_000
-"""A filtered page looks at no more entries than this: a rare filter costs many short queries instead of a long one."""
+"""A filtered page looks at no more entries than this: a rare filter costs many short queries, not a long one."""
 
 QUERY_LIMIT_S = 20.0
 _STEPS_BETWEEN_LOOKS = 20_000
@@ -102,10 +102,11 @@ class LedgerReader:
     Every answer is one consistent state of the ledger. A query that takes longer than ``query_limit_s`` is given up.
     """
 
-    def __init__(self, folder: Path, *, query_limit_s: float = QUERY_LIMIT_S) -> None:
+    def __init__(self, folder: Path, *, query_limit_s: float = QUERY_LIMIT_S, scanned_rows: int = SCANNED_ROWS) -> None:
         """Open nothing yet: the first query does, so that a reader may be made before its ledger."""
         self.path = folder / LEDGER_NAME
         self._query_limit_s = query_limit_s
+        self._scanned_rows = scanned_rows
         self._idle: deque[sqlite3.Connection] = deque()
         self._closed = False
 
@@ -152,7 +153,7 @@ class LedgerReader:
             if len(items) == limit:
                 return Page(tuple(items), place.cursor())
             if wish is not Status.PENDING:
-                more, rest = _final_page(connection, place, limit - len(items), wanted)
+                more, rest = _final_page(connection, place, limit - len(items), wanted, self._scanned_rows)
                 return Page((*items, *more), rest.cursor() if rest else None)
         return Page(tuple(items), None)
 
@@ -271,11 +272,11 @@ def _pending_page(
 
 
 def _final_page(
-    connection: sqlite3.Connection, place: _Place, limit: int, wanted: dict[str, str]
+    connection: sqlite3.Connection, place: _Place, limit: int, wanted: dict[str, str], scanned_rows: int
 ) -> tuple[list[RequestEntry], _Place | None]:
     newest = connection.execute("SELECT max(seq) FROM entries").fetchone()[0] or 0
     below = min(place.number, newest + 1)
-    lowest = max(1, below - SCANNED_ROWS) if wanted else 1
+    lowest = max(1, below - scanned_rows) if wanted else 1
     where = "".join(f" AND {name} = ?" for name in wanted)
     rows = connection.execute(
         select(("seq", *ENTRY_COLUMNS), f"FROM entries WHERE seq < ? AND seq >= ?{where} ORDER BY seq DESC LIMIT ?"),

@@ -36,6 +36,7 @@ SPAN_COLUMNS = (
 MEMBER_COLUMNS = ("span", "place", "request_id", "images", "steps", "width", "height")
 
 _WIDEST = 2**63
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 class Moment(NamedTuple):
@@ -49,8 +50,8 @@ class Moment(NamedTuple):
 class EntryRow:
     """An entry as stored.
 
-    ``values`` are those of ``ENTRY_COLUMNS``, ``uses`` (device id, values of ``USE_COLUMNS``) sorted by device, ``shares``
-    (bucket, device id, mJ) sorted and without repeats.
+    ``values`` are those of ``ENTRY_COLUMNS``, ``uses`` (device id, values of ``USE_COLUMNS``) sorted by device,
+    ``shares`` (bucket, device id, mJ) sorted and without repeats.
     """
 
     values: tuple[Value, ...]
@@ -131,7 +132,7 @@ def _use_values(use: DeviceUse) -> tuple[Value, ...]:
     return (
         int(use.energy_mj), real(use.power_mean_w), real(use.power_max_w), real(use.temperature_max_c),
         real(use.utilization_mean), whole(use.memory_max_bytes),
-        json.dumps(events, sort_keys=True, separators=(",", ":")) if events else None,
+        _encode(events) if events else None,
     )  # fmt: skip
 
 

@@ -10,9 +10,11 @@ from joulegate.stores.chain import ChainFault, Link, faults_of
 from joulegate.stores.rows import ENTRY_COLUMNS, USE_COLUMNS, EntryRow
 from joulegate.stores.sql import select
 
-PAGE_ENTRIES = select(
-    ("seq", "prev_hash", "hash", *ENTRY_COLUMNS), "FROM entries WHERE seq BETWEEN ? AND ? ORDER BY seq"
-)
+PAGE_ENTRIES = 1000
+LONGEST_S = 10_000_000
+"""Bounds the walk from an entry's first bucket to its last, which someone may have changed."""
+
+_ENTRIES = select(("seq", "prev_hash", "hash", *ENTRY_COLUMNS), "FROM entries WHERE seq BETWEEN ? AND ? ORDER BY seq")
 _USES = select(
     ("seq", "d.id", *USE_COLUMNS),
     "FROM entry_devices LEFT JOIN devices d USING (device) WHERE seq BETWEEN ? AND ? ORDER BY seq, d.id",

@@ -23,12 +23,12 @@ _QUIET_AND_OFFLINE = {
 }
 
 
-class MissingDiffusersError(ModuleNotFoundError):
+class DiffusersUnavailable(ModuleNotFoundError):
     """A library that the digit pipeline runs on is not installed."""
 
 
 def load_pipeline(threads: int = 1, weights: Path = WEIGHTS) -> StableDiffusionPipeline:
-    """Load the digit model from local files, with PyTorch limited to `threads` threads in this process."""
+    """Load the digit model from local files, with PyTorch limited to ``threads`` threads in this process."""
     for name, value in _QUIET_AND_OFFLINE.items():
         os.environ.setdefault(name, value)
     try:
@@ -37,7 +37,7 @@ def load_pipeline(threads: int = 1, weights: Path = WEIGHTS) -> StableDiffusionP
         import transformers
     except ModuleNotFoundError as error:
         message = f"the digit pipeline needs {error.name}: pip install 'joulegate[diffusers]'"
-        raise MissingDiffusersError(message, name=error.name) from error
+        raise DiffusersUnavailable(message, name=error.name) from error
 
     torch.set_num_threads(threads)
     text_config = transformers.CLIPTextConfig.from_pretrained(weights / "text_encoder", local_files_only=True)
@@ -51,7 +51,7 @@ def load_pipeline(threads: int = 1, weights: Path = WEIGHTS) -> StableDiffusionP
 
 
 def clone(pipe: StableDiffusionPipeline) -> StableDiffusionPipeline:
-    """Make a pipeline for another thread: it shares the weights of `pipe` but not its scheduler or tokenizer.
+    """Make a pipeline for another thread: it shares the weights of ``pipe`` but not its scheduler or tokenizer.
 
     Both of those keep state that a call changes, so two threads must not share them.
     """

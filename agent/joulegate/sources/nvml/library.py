@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,8 @@ EVENT_XID, EVENT_GPU_UNAVAILABLE = 0x8, 0x4000
 
 _ITEM = "IIqqIIQ"
 _ITEM_BYTES = 40
-_UINT_MASK, _USHORT_MASK = 0xFFFF_FFFF, 0xFFFF
+_UNSIGNED_INT, _UNSIGNED_LONG, _UNSIGNED_LONG_LONG = 1, 2, 3
+_MEMBERS = {0: struct.Struct("=d"), 4: struct.Struct("=q"), 5: struct.Struct("=i"), 6: struct.Struct("=H")}
 
 
 class Lane:
@@ -119,6 +121,18 @@ class FieldBatch:
             raise NvmlFault(FUNCTION_NOT_FOUND, "nvmlFieldValue_t")
         self.call = self._bound(handle)
 
+    def pair(self) -> tuple[int, int] | None:
+        """Both values of a batch of two that are u64 and u32 without an error; ``None`` where anything is different.
+
+        This is what nearly every fast poll gives, at a third of the cost of ``values``.
+        """
+        flat = self._struct.unpack_from(self._array)
+        if len(flat) != 2 * len(_ITEM) or flat[5] or flat[12]:
+            return None
+        if flat[4] != _UNSIGNED_LONG_LONG or flat[11] != _UNSIGNED_INT:
+            return None
+        return flat[6], flat[13] & 0xFFFF_FFFF
+
     def values(self) -> list[tuple[int, int | float | None]]:
         """(return code, value) of each field in order; the value is ``None`` where the code is not 0."""
         flat = self._struct.unpack_from(self._array)
@@ -145,22 +159,12 @@ class FieldBatch:
 
 def _number(kind: int, raw: int) -> int | float | None:
     """The union member that ``kind`` (nvmlValueType_t) names; ``None`` for a type this version does not know."""
-    match kind:
-        case 3 | 2:
-            return raw
-        case 1:
-            return raw & _UINT_MASK
-        case 5:
-            low = raw & _UINT_MASK
-            return low - (1 << 32) if low >> 31 else low
-        case 4:
-            return raw - (1 << 64) if raw >> 63 else raw
-        case 6:
-            return raw & _USHORT_MASK
-        case 0:
-            return float(struct.unpack("=d", struct.pack("=Q", raw))[0])
-        case _:
-            return None
+    if kind in (_UNSIGNED_LONG, _UNSIGNED_LONG_LONG):
+        return raw
+    if kind == _UNSIGNED_INT:
+        return raw & 0xFFFF_FFFF
+    member = _MEMBERS.get(kind)
+    return None if member is None else member.unpack_from(raw.to_bytes(8, sys.byteorder))[0]
 
 
 def address_of(handle: Handle) -> int:

@@ -9,6 +9,7 @@ _FORGIVE_S = 30.0
 
 _ABSENT_S = 600.0
 _LONGEST_PAUSE_S = 60.0
+_ZEROS, _ZEROS_S = 3, 1.0
 
 
 class Pace:
@@ -18,16 +19,22 @@ class Pace:
     answer doubles the gap, up to 200 ms, and half a minute without one halves it again.
     """
 
-    __slots__ = ("_base_s", "_slowdown", "_since_s", "period_s")
+    __slots__ = ("_base_s", "_since_s", "_slowdown", "period_s")
 
     def __init__(self, fastest_s: float = FASTEST_S) -> None:
         self._base_s = self.period_s = fastest_s
         self._slowdown = 1
         self._since_s = 0.0
 
+    @property
+    def slowed(self) -> bool:
+        """True while spurious answers hold the pace down."""
+        return self._slowdown > 1
+
     def learned(self, step_s: float, fastest_s: float = FASTEST_S) -> None:
         """The counter's step is known."""
-        self._base_s = min(max(step_s / _POLLS_PER_STEP, fastest_s), SLOWEST_S)
+        # Whole milliseconds, so that devices with equal steps share one grid and wake the thread together.
+        self._base_s = round(min(max(step_s / _POLLS_PER_STEP, fastest_s), SLOWEST_S), 3)
         self._apply()
 
     def spurious(self, now_s: float) -> None:
@@ -39,7 +46,7 @@ class Pace:
 
     def sound(self, now_s: float) -> None:
         """All answers were good."""
-        if self._slowdown > 1 and now_s - self._since_s >= _FORGIVE_S:
+        if self.slowed and now_s - self._since_s >= _FORGIVE_S:
             self._slowdown //= 2
             self._since_s = now_s
             self._apply()
@@ -49,8 +56,11 @@ class Pace:
 
 
 class Gate:
-    """Whether a call is worth making now. One that never worked is asked every ten minutes; one that worked before
-    comes back with growing pauses, because its failure may pass."""
+    """Whether a call is worth making now.
+
+    One that never worked is asked every ten minutes; one that worked before comes back with growing pauses, because its
+    failure may pass.
+    """
 
     __slots__ = ("_closed_until_s", "_failures", "answer", "worked")
 
@@ -80,17 +90,21 @@ class Gate:
 
 
 class ZeroGuard:
-    """0 mW is what a driver asked too fast says, so power counts as zero only when it says so three times in a row."""
+    """0 mW is what a driver asked too fast says: power is zero only when it says nothing else for a second."""
 
-    __slots__ = ("_zeros",)
+    __slots__ = ("_first_s", "_zeros")
 
     def __init__(self) -> None:
         self._zeros = 0
+        self._first_s = 0.0
 
-    def believes(self, power_mw: float) -> bool:
-        """True when ``power_mw`` is a reading, False when it is to be taken as missing for now."""
-        if power_mw > 0:
-            self._zeros = 0
-            return True
+    def moved(self) -> None:
+        """Power was told."""
+        self._zeros = 0
+
+    def believes(self, now_s: float) -> bool:
+        """One more zero: True when it is a reading, False when it is to be taken as missing for now."""
+        if self._zeros == 0:
+            self._first_s = now_s
         self._zeros += 1
-        return self._zeros >= 3
+        return self._zeros >= _ZEROS and now_s - self._first_s >= _ZEROS_S

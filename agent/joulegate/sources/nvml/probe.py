@@ -207,8 +207,8 @@ def _notes(scope: str, guess: str, tried: Mapping[str, str]) -> tuple[str, ...]:
 def _usage_is_average(trial: _Trial, power_field: Field | None, average_field: Field | None) -> tuple[bool, str]:
     """Whether PowerUsage is a one-second mean, and a note where that is a guess.
 
-    NVML documents a mean on Ampere (except GA100) and newer, and offers field 185 exactly there; drivers before 525 have
-    neither field, so only the architecture is left to ask.
+    NVML documents a mean on Ampere (except GA100) and newer, and offers field 185 exactly there; drivers before 525
+    have neither field, so only the architecture is left to ask.
     """
     if average_field is not None:
         return True, ""

@@ -52,8 +52,8 @@ class CounterCheck:
         "_change_s",
         "_counter_mj",
         "_high_w",
-        "_integral_j",
         "_integral_change_j",
+        "_integral_j",
         "_low_w",
         "_power_w",
         "_start_mj",
@@ -68,14 +68,17 @@ class CounterCheck:
         self.verdict: Verdict | None = None
         self.stuck = False
         self._windows = 0
-        self._forget()
+        self._counter_mj: int | None = None
+        self._start_s, self._start_mj = -1.0, 0
+        self._t_s = self._change_s = self._power_w = self._low_w = self._high_w = 0.0
+        self._integral_j = self._integral_change_j = 0.0
 
     def observe(self, t_s: float, energy_mj: int | None, power_w: float | None) -> Verdict | None:
         """One poll; returns a verdict when one was reached. A missing value or a hole of a second starts over."""
         if energy_mj is None or power_w is None:
             return None
         if self._counter_mj is None or t_s - self._t_s > _HOLE_S or energy_mj < self._counter_mj:
-            self._forget()
+            self._t_s = 0.0
             self._begin(t_s, energy_mj, power_w)
             self._start_s = -1.0
             return None
@@ -117,10 +120,3 @@ class CounterCheck:
         self._change_s, self._t_s, self._power_w = t_s, max(self._t_s, t_s), power_w
         self._low_w = self._high_w = power_w
         self._integral_j = self._integral_change_j = power_w * ahead_s
-
-    def _forget(self) -> None:
-        self._counter_mj: int | None = None
-        self._start_s = -1.0
-        self._start_mj = 0
-        self._t_s = self._change_s = self._power_w = self._low_w = self._high_w = 0.0
-        self._integral_j = self._integral_change_j = 0.0
