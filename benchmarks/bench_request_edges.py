@@ -5,8 +5,9 @@
 In process the sink is what ``in_process_sink`` makes; over the socket a live server runs in a process of its own and
 acknowledges every message. ``tight`` has no pause between requests, ``spaced`` a millisecond, in which the courier
 thread works and every cache is cold again, as between real images; that row is for information, the exit code goes by
-thread works and every cache is cold again, as between real images; that row is for information, the exit code goes
-by """
+the tight ones. The bars are under 15 us median and 60 us p99 in process with 8 devices, and under 25 us median over
+the socket.
+"""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def install_python(role: str) -> list[str]:
         if stamped(lock, value):
             continue
         if stamped(f"{lock}-failed", value):
-            missing.append(f"{WITHOUT_DEMO}; rm -r .venv tries again")
+            missing.append(f"{WITHOUT_DEMO}; make clean, then this again, retries")
             continue
         try:
             install_lock(lock)
@@ -226,9 +226,7 @@ def main(role: str) -> int:
         say(str(fault))
         return 1
     except OSError as error:
-        say(
-            f"{error.filename}: {error.strerror}; the folder of this clone has to belong to you, and hold space for 2 GB"
-        )
+        say(f"{error.filename}: {error.strerror}; this clone's folder has to be yours and needs 2 GB of space")
         return 1
     if missing:
         say(f"not installed: {'; '.join(missing)}")

@@ -49,7 +49,10 @@ class JournalIngest:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         if journal.exists():
-            self._restore(journal.read_text())
+            whole, _, torn = journal.read_text().rpartition("\n")
+            if torn:  # killed in the middle of a line, which was never acknowledged
+                journal.write_text(whole + "\n" if whole else "")
+            self._restore(whole)
 
     def start(self, server: SocketServer) -> None:
         """Begin to commit."""

@@ -211,6 +211,25 @@ def test_a_killed_and_restarted_daemon_loses_and_doubles_nothing(place: Path) ->
     assert sink.dropped == 0
 
 
+def test_what_was_sent_and_not_acknowledged_is_sent_again(place: Path, sink: SocketSink) -> None:
+    """A daemon that took messages and died before they were durable has them again from its clients."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(os.fspath(place / "j.sock"))
+        listener.listen(1)
+        run_requests(sink, ["r-1", "r-2"])
+        connection, _ = listener.accept()
+        with connection:
+            assert hear(connection)["type"] == "hello"
+            say(connection, type="welcome", devices=[])
+            kinds = [hear(connection)["type"] for _ in range(4)]
+            say(connection, type="ack", seqs=[[1, 2]])
+            until(lambda: len(sink._courier._unacknowledged) == 2)
+    assert kinds == ["begin", "end", "begin", "end"]
+    with DaemonThread(place / "j.sock", place / "journal") as daemon:
+        until(lambda: "r-2" in daemon.ingest.ends)
+        assert (list(daemon.ingest.spans), sink.dropped) == (["r-2"], 0)
+
+
 def test_figures_that_became_final_while_the_daemon_was_away_are_fetched(place: Path) -> None:
     """After a reconnection the client asks again for what it waits for, and gets it."""
     ended = Span("r-1", ("GPU-aaaa",), monotonic(), members=(Member("r-1", Work(images=1)),))

@@ -44,6 +44,14 @@ COMMANDS: Mapping[str, Listed] = {
         "joulegate attribute --readings readings.csv --spans spans.csv --json",
     ),
     "config": Listed("joulegate.cli.config", "Show or check the settings.", "joulegate config show"),
+    "doctor": Listed(
+        "joulegate.cli.doctor", "Say of each sensor whether it is measured, and what to do.", "joulegate doctor --json"
+    ),
+    "run": Listed(
+        "joulegate.cli.run",
+        "Run the daemon: meter this host, keep the ledger, serve HTTP.",
+        "joulegate run --source twin --port 9288",
+    ),
     "version": Listed("joulegate.cli.version", "Say what is installed here.", "joulegate version --json"),
 }
 

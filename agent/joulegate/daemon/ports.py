@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from joulegate.metering.entry import Account, Position, RequestEntry
+from joulegate.metering.batch import Batch, Restored
 from joulegate.metering.reading import Device, GpuProcess, Reading, Sensor
 from joulegate.metering.span import Span
 
@@ -42,6 +41,7 @@ class Source(Protocol):
         """Stop sampling and let the hardware go; safe to call twice."""
 
 
+@runtime_checkable
 class LoadAware(Protocol):
     """A simulated source: it is told which spans run, and burns simulated power for them."""
 
@@ -52,34 +52,6 @@ class LoadAware(Protocol):
         """``span`` let its devices go."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one ledger transaction writes, all or nothing.
-
-    ``opened`` and ``closed`` journal spans whose figures are still pending (a span is acknowledged to its sender only
-    after this commit); ``entries`` are final and remove their spans from the journal.
-    """
-
-    opened: tuple[Span, ...] = ()
-    closed: tuple[Span, ...] = ()
-    entries: tuple[RequestEntry, ...] = ()
-    accounts: tuple[Account, ...] = ()
-    positions: tuple[Position, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """What a restart finds in the ledger: where each device stood, spans without a final figure, totals so far."""
-
-    positions: tuple[Position, ...] = ()
-    spans: tuple[Span, ...] = ()
-    accounts: tuple[Account, ...] = field(default_factory=tuple)
-
-
-class LedgerFault(Exception):
-    """The ledger cannot be read or written now; the text is one line: what, where and what to do."""
-
-
 class LedgerWriter(Protocol):
     """The writing side of the ledger; used by one thread only."""
 
@@ -87,7 +59,10 @@ class LedgerWriter(Protocol):
         """State to go on from."""
 
     def commit(self, batch: Batch) -> None:
-        """Write ``batch`` in one durable transaction; raises ``LedgerFault`` with nothing written."""
+        """Write ``batch`` in one durable transaction; raises ``stores.LedgerFault`` with nothing written."""
+
+    def final_ids(self, ids: set[str]) -> set[str]:
+        """Which of these requests have a final entry."""
 
     def close(self) -> None:
         """Checkpoint and close."""

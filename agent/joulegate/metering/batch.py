@@ -34,7 +34,8 @@ class Restored:
 
     ``spans`` are on this boot's monotonic axis; those journalled before a reboot were carried over by wall time (their
     times may be negative) and are named in ``earlier_boot``. ``accounts`` are the buckets around each position, which
-    the next batch may write again. ``totals`` (by device id) and ``requests`` cover the whole ledger.
+    the next batch may write again. ``pending_mj`` is what they placed on requests without a final figure, by device and
+    bucket start. ``totals`` (by device id) and ``requests`` cover the whole ledger.
     """
 
     positions: tuple[Position, ...] = ()
@@ -43,6 +44,7 @@ class Restored:
     totals: Mapping[str, DeviceTotals] = field(default_factory=dict)
     requests: tuple[RequestTotals, ...] = ()
     earlier_boot: frozenset[str] = frozenset()
+    pending_mj: Mapping[tuple[str, int], int] = field(default_factory=dict)
 
 
 def totals_key(entry: RequestEntry) -> tuple[str, str, Quality]:

@@ -1,9 +1,9 @@
 """Learning a device's idle power, its classes' dynamic power and its counter's lag from intervals and spans.
 
 The regression is ``dE_k = P0 tau_k + sum_c D_c x_kc`` with ``x_kc`` the share time of class c in interval k
-(notes/measurement.md, 6.4), solved as a robust ridge: Tukey's weights, so that a foreign tenant does not teach the model,
-and weak priors, so that a class that was hardly seen stays near the others. The lag is the shift of the counter against
-the spans that leaves the smallest residual.
+(notes/measurement.md, 6.4), solved as a robust ridge: Tukey's weights, so that a foreign tenant does not teach the
+model, and weak priors, so that a class that was hardly seen stays near the others. The lag is the shift of the counter
+against the spans that leaves the smallest residual.
 """
 
 from __future__ import annotations
@@ -109,8 +109,9 @@ class _Fit:
 
 
 def _certainty(target: Floats, duration: Floats) -> Floats:
-    """Relative weight of each interval: its error is one of timing, so it grows with the power around it, not with its
-    length. The interval's own energy may not decide its weight, or late changes would teach too low a power.
+    """Relative weight of each interval.
+
+    Its error is one of timing, so it grows with the power around it, not with its length. The interval's own energy may not decide its weight, or late changes would teach too low a power.
     """
     power = running_mean(np.abs(target)) / running_mean(duration)
     nearby = np.maximum(power, np.median(power))
@@ -190,7 +191,7 @@ def _model_from(fit: _Fit, names: Sequence[str], share: Floats, changes: Changes
         dynamic_w=dynamic,
         share_error=errors,
         idle_error_w=float(np.hypot(2.0, deviations[0])),
-        calibrated=sharpness < 0.05,
+        calibrated=sharpness < 0.05 and bool(dynamic),
         idle_known=bool(deviations[0] < 0.2 * max(idle_w, 1.0)),
     )
 
@@ -268,7 +269,9 @@ def dynamic_energy(
 
 def _name_classes(classes: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
     """Class names, the most frequent ``MAX_CLASSES`` of them; the rest share the last name's column."""
-    names, owners, counts = np.unique(np.asarray(classes, dtype=object).astype(str), return_inverse=True, return_counts=True)
+    names, owners, counts = np.unique(
+        np.asarray(classes, dtype=object).astype(str), return_inverse=True, return_counts=True
+    )
     if len(names) <= MAX_CLASSES:
         return [str(name) for name in names], owners.astype(np.int64)
     ranked = np.argsort(-counts, kind="stable")

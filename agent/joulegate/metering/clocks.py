@@ -1,4 +1,4 @@
-"""The virtual clocks of one device: running integrals of which a span pays the difference between its end and its start.
+"""Virtual clocks of one device: running integrals of which a span pays the difference from its start to its end.
 
 They are what makes attribution cost the same however many spans are open, as in fair queueing.
 """
@@ -13,10 +13,10 @@ class ClockTimes(NamedTuple):
     """Values of the clocks at one moment, or the difference between two moments.
 
     ``static_mj``: charged idle energy of one span. ``dynamic_mj_per_w``: dynamic energy of one span per watt of its
-    class. ``shared_mj_per_w``: the same, weighted by sqrt((n-1)/n): what competition makes doubtful. ``offset_mj_per_w``:
-    integral of dt/n. ``slope_per_w``: integral of dt/(n (P0 + D)), for the sensitivity to idle power. ``gap_static_mj``
-    and ``gap_dynamic_mj_per_w``: the parts that fell into gaps. ``covered_s``: seconds that readings cover.
-    ``foreign_mj``: unattributed energy that passed meanwhile.
+    class. ``shared_mj_per_w``: the same, weighted by sqrt((n-1)/n): what competition makes doubtful.
+    ``offset_mj_per_w``: integral of dt/n. ``slope_per_w``: integral of dt/(n (P0 + D)), for the sensitivity to idle
+    power. ``gap_static_mj`` and ``gap_dynamic_mj_per_w``: the parts that fell into gaps. ``covered_s``: seconds that
+    readings cover. ``foreign_mj``: unattributed energy that passed meanwhile.
     """
 
     static_mj: float = 0.0
@@ -58,7 +58,7 @@ class Clocks:
         self.slope_per_w = self.gap_static_mj = self.gap_dynamic_mj_per_w = self.covered_s = self.foreign_mj = 0.0
 
     def advance(
-        self, dt_s: float, active: int, idle_w: float, charged_w: float, mean_w: float, scale: float, *, gap: bool
+        self, dt_s: float, active: int, *, idle_w: float, charged_w: float, mean_w: float, scale: float, gap: bool
     ) -> float:
         """Let ``dt_s`` pass with ``active`` spans of mean dynamic power ``mean_w``; ``scale`` is counter over model.
 

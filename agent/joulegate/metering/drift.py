@@ -1,7 +1,7 @@
 """When clocks or a power limit move, dynamic power moves with them: its scale over time, told apart from foreign load.
 
-A foreign process adds watts, also while the device is idle; lower or higher clocks scale the dynamic power and leave idle
-power alone. So a block of time is rescaled only where its idle intervals look as always.
+A foreign process adds watts, also while the device is idle; lower or higher clocks scale the dynamic power and leave
+idle power alone. So a block of time is rescaled only where its idle intervals look as always.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from joulegate.metering.calibration import Changes, Floats
 
@@ -46,7 +47,7 @@ def find_drift(changes: Changes, dynamic_j: Floats, idle_w: float) -> Drift:
     busy = dynamic_j > 0
     over_idle_j = changes.energy_j - idle_w * changes.duration_s
 
-    def total(values: Floats, where: Floats) -> Floats:
+    def total(values: Floats, where: NDArray[np.bool_]) -> Floats:
         return np.asarray(np.bincount(block, values * where, minlength=count))
 
     busy_s, idle_s = total(changes.duration_s, busy), total(changes.duration_s, ~busy)

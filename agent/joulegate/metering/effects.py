@@ -1,8 +1,8 @@
 """What single requests draw beyond their class: random effects, for recorded data that can be read as a whole.
 
 A class's dynamic power is a mean. Where a request ran alone, or in changing company, the intervals tell what it drew
-itself: each request gets its own ``D_r ~ N(D_class, tau_class^2)``, and the ridge solution is its posterior mean. Work is
-done in blocks of requests that overlap; the effort grows with the overlaps, so very crowded traces go without.
+itself: each request gets its own ``D_r ~ N(D_class, tau_class^2)``, and the ridge solution is its posterior mean. Work
+is done in blocks of requests that overlap; the effort grows with the overlaps, so very crowded traces go without.
 """
 
 from __future__ import annotations
@@ -85,18 +85,13 @@ class _Solver:
 
     def __init__(self, overlaps: _Overlaps, target_j: Floats, mean_w: Floats, blocks: list[tuple[int, int]]) -> None:
         self._overlaps = overlaps
-        self._target_j = target_j
-        self._mean_w = mean_w
         self._blocks = blocks
+        self.residual_j = target_j - np.bincount(
+            overlaps.row, overlaps.share_s * mean_w[overlaps.column], minlength=len(target_j)
+        )
+        """What the requests' powers leave unexplained in each interval."""
         self.effect_w = np.zeros(len(mean_w))
         self.error_w = np.zeros(len(mean_w))
-
-    def residual_j(self) -> Floats:
-        """What the requests' powers leave unexplained in each interval."""
-        powers = (self._mean_w + self.effect_w)[self._overlaps.column]
-        return self._target_j - np.bincount(
-            self._overlaps.row, self._overlaps.share_s * powers, minlength=len(self._target_j)
-        )
 
     def sweep(self, weights: Floats, tau_w: Floats) -> None:
         """One pass over all blocks; ``weights`` are 1/variance of each interval in 1/J^2."""
@@ -111,11 +106,13 @@ class _Solver:
             return
         shares = np.zeros((len(rows), end - begin))
         np.add.at(shares, (inverse, self._overlaps.column[part] - begin), self._overlaps.share_s[part])
-        others = self.residual_j()[rows] + shares @ self.effect_w[begin:end]
+        before_w = self.effect_w[begin:end].copy()
+        others_j = self.residual_j[rows] + shares @ before_w
         weighted = shares * weights[rows, None]
         covariance = np.linalg.inv(weighted.T @ shares + np.diag(1.0 / tau_w**2))
-        self.effect_w[begin:end] = covariance @ (weighted.T @ others)
+        self.effect_w[begin:end] = covariance @ (weighted.T @ others_j)
         self.error_w[begin:end] = np.sqrt(np.diag(covariance))
+        self.residual_j[rows] -= shares @ (self.effect_w[begin:end] - before_w)
 
 
 def request_effects(
@@ -124,6 +121,7 @@ def request_effects(
     ends_s: Floats,
     classes: Ints,
     class_w: Floats,
+    *,
     idle_w: float,
     scale: Floats,
 ) -> Effects | None:
@@ -151,17 +149,17 @@ def request_effects(
     for step in range(3):
         weights = 1.0 / (error * unit_j) ** 2
         if step == 2:
-            ratio = np.abs(solver.residual_j()) / (error * unit_j)
+            ratio = np.abs(solver.residual_j) / (error * unit_j)
             weights = weights * np.maximum(0.0, 1 - (ratio / _TUKEY) ** 2) ** 2
         for _ in range(sweeps):
             solver.sweep(weights, tau_w)
-        error = max(ERROR_FLOOR, _MAD_TO_SD * float(np.median(np.abs(solver.residual_j() / unit_j)[seen])))
+        error = max(ERROR_FLOOR, _MAD_TO_SD * float(np.median(np.abs(solver.residual_j / unit_j)[seen])))
         tau_w = _spread_of_classes(solver, classes[order], mean_w)
     return _unsorted(order, solver, tau_w, mean_w)
 
 
 def _spread_of_classes(solver: _Solver, classes: Ints, mean_w: Floats) -> Floats:
-    """tau of each request's class, from the spread of those requests that the intervals determine well."""
+    """Tau of each request's class, from the spread of those requests that the intervals determine well."""
     tau_w = np.empty(len(mean_w))
     for index in np.unique(classes):
         mine = classes == index

@@ -45,8 +45,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class RequestEntry:
-    """One finished request. ``energy_mj`` is the sum over ``devices`` and over ``shares``, or ``None`` when no reading saw
-    it (``quality`` is then ``missing``). ``u_*_mj`` are expanded (k=2) and independent. ``flags`` are closed words:
+    """One finished request.
+
+    ``energy_mj`` is the sum over ``devices`` and over ``shares``, or ``None`` when no reading
+    saw it (``quality`` is then ``missing``). ``u_*_mj`` are expanded (k=2) and independent. ``flags`` are closed words:
     ``late``, ``partial``, ``inferred_start``, ``below_resolution``, ``gap``, ``contended``, ``source_changed``.
     """
 

@@ -31,10 +31,10 @@ class Kind(Enum):
 class Interval:
     """Energy of one device between two points of its line, in the sensor's own time (the lag is not yet taken off).
 
-    ``MEASURED`` and a ``GAP`` with ``energy_mj`` are inside the law. A ``RESET`` (the counter fell, or the source of the
-    line changed) and a ``GAP`` with no energy were seen by no counter: a new epoch begins after them. The change at
+    ``MEASURED`` and a ``GAP`` with ``energy_mj`` are inside the law. A ``RESET`` (the counter fell, or the source of
+    the line changed) and a ``GAP`` with no energy were seen by no counter: a new epoch begins after them. The change at
     ``end_s`` is known to lie in (``after_s``, ``until_s``]. ``estimate_mj`` is a guess from the power at both ends of a
-    hole; without one, the model guesses.
+    hole; without one, the model guesses. ``counter_mj`` is what the counter showed at ``end_s``.
     """
 
     kind: Kind
@@ -45,6 +45,7 @@ class Interval:
     after_s: float | None = None
     until_s: float | None = None
     estimate_mj: int | None = None
+    counter_mj: int | None = None
 
     @property
     def inside_law(self) -> bool:
@@ -103,13 +104,15 @@ class CounterLine:
             self._poll_s = t_s
             return None
         if value_mj < previous:
-            interval = Interval(Kind.RESET, self._changed_s, t_s, None, Method.COUNTER)
+            interval = Interval(Kind.RESET, self._changed_s, t_s, None, Method.COUNTER, counter_mj=value_mj)
             self.start_from(value_mj, t_s)
             return interval
         after_s = self._poll_s
         changed_s = max(self._clock.place(after_s, t_s), self._changed_s) if self.resolved else t_s
         kind = Kind.GAP if changed_s - self._changed_s > self._gap_s else Kind.MEASURED
-        interval = Interval(kind, self._changed_s, changed_s, value_mj - previous, Method.COUNTER, after_s, t_s)
+        interval = Interval(
+            kind, self._changed_s, changed_s, value_mj - previous, Method.COUNTER, after_s, t_s, None, value_mj
+        )
         self._value_mj, self._poll_s, self._changed_s = value_mj, t_s, changed_s
         return interval
 
@@ -141,8 +144,8 @@ class PowerLine:
 class EnergyLine:
     """A device's one monotone energy line: its counter, or its integrated power when there is no counter to believe.
 
-    ``power_method`` says what the power readings are. A counter that is stuck while power flows is left for the integral
-    with a new epoch, and taken back when it moves again.
+    ``power_method`` says what the power readings are. A counter that is stuck while power flows is left for the
+    integral with a new epoch, and taken back when it moves again.
     """
 
     def __init__(

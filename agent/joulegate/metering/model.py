@@ -20,7 +20,8 @@ class PowerModel:
 
     ``idle_w`` is the power with models resident and nothing running. ``dynamic_w`` has the classes that were learned;
     any other class draws ``default_dynamic_w``. ``dynamic_scale`` follows clocks and power limits.
-    ``share_error`` is the relative standard error of a class's dynamic share. ``calibrated`` decides how much excess the foreign-load guard forgives.
+    ``share_error`` is the relative standard error of a class's dynamic share. ``calibrated`` decides how much excess
+    the foreign-load guard forgives.
     """
 
     idle_w: float

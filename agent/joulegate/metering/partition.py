@@ -2,8 +2,8 @@
 
 The counter gives the amount, the power model only the shape. Idle power is split equally among the active spans (which
 is its Shapley value, notes/measurement.md, section 2); dynamic power is time-sliced: of n active spans, one owes
-``(P0 + D)/n``. Intervals are collected into stretches of at least ``GUARD_S``; a stretch is first explained (what does the
-model say?), then settled (the counter's energy is placed by the model's shape).
+``(P0 + D)/n``. Intervals are collected into stretches of at least ``GUARD_S``; a stretch is first explained (what does
+the model say?), then settled (the counter's energy is placed by the model's shape).
 
 Law 1 holds in whole millijoules per bucket: spans are rounded with a carried residue, and the account that balances the
 bucket is idle, or ``unattributed`` where the device was never idle.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from joulegate.metering.clocks import Clocks, ClockTimes
@@ -96,6 +96,7 @@ class SpanUse:
 
     span_id: str
     device: str
+    power_class: str
     start_s: float
     end_s: float
     energy_mj: int | None
@@ -117,6 +118,9 @@ class OwnPower:
     share_error: float
 
 
+_START_OF_TIME = ClockTimes()
+
+
 @dataclass(slots=True)
 class _Open:
     """A span from its announcement to its settlement."""
@@ -129,7 +133,7 @@ class _Open:
     own_power: OwnPower | None = None
     dynamic_w: float = 0.0
     share_error: float = 0.0
-    base: ClockTimes = ClockTimes()
+    base: ClockTimes = _START_OF_TIME
     settled_s: float = 0.0
     energy_mj: int = 0
     exact_mj: float = 0.0
@@ -156,6 +160,7 @@ class _Piece:
     energy_mj: int = 0
     model_mj: float = 0.0
     excess_mj: float = 0.0
+    certain: bool = True
 
 
 @dataclass(slots=True)
@@ -170,10 +175,12 @@ class _Past:
 
 
 class Partition:
-    """Places the energy of one device. Feed spans (``add``, ``end``) and intervals (``place``) in any interleaving; time
-    only moves forward with the intervals. ``bucket_s`` is the length of an accounting bucket and ``bucket_origin_s`` what
-    must be added to span times to get the axis on which buckets are cut. With ``charge_idle`` False spans owe dynamic
-    power only. ``history_s`` is how long closed intervals stay open to claims of late spans.
+    """Places the energy of one device.
+
+    Feed spans (``add``, ``end``) and intervals (``place``) in any interleaving;
+    time only moves forward with the intervals. ``bucket_s`` is the length of an accounting bucket and
+    ``bucket_origin_s`` what must be added to span times to get the axis on which buckets are cut. With ``charge_idle``
+    False spans owe dynamic power only. ``history_s`` is how long closed intervals stay open to claims of late spans.
     """
 
     def __init__(
@@ -202,6 +209,7 @@ class Partition:
         self._spans: dict[str, _Open] = {}
         self._active: dict[str, _Open] = {}
         self._active_w = 0.0
+        self._any_unknown = False
         self._clocks = Clocks()
         self._pieces: list[_Piece] = []
         self._placed_s: float | None = None
@@ -246,6 +254,17 @@ class Partition:
             span.late = True
         heapq.heappush(self._edges, (span.end_s, _END if span.end_s > span.start_s else _EMPTY_END, span_id))
 
+    def adopt(self, span_id: str, shares: Iterable[UseShare], method: Method) -> None:
+        """Give a span what an earlier run had placed on it already (after ``add``, before time moves)."""
+        span = self._spans[span_id]
+        for share in shares:
+            span.energy_mj += share.energy_mj
+            span.exact_mj += share.energy_mj
+            span.shares.append(share)
+            span.methods.add(method)
+            span.seen[_COVERED] += share.held_s
+            span.seen[_GAP] += share.energy_mj
+
     @property
     def active_spans(self) -> int:
         """How many spans run at the frontier."""
@@ -265,6 +284,7 @@ class Partition:
         """Use another power model from the frontier on; what is settled stays."""
         self._settle_active()
         self._model = model
+        self._any_unknown = True
         for span in self._active.values():
             self._weigh(span)
         self._active_w = math.fsum(span.dynamic_w for span in self._active.values())
@@ -330,6 +350,20 @@ class Partition:
         self._active.clear()
         self._edges.clear()
 
+    def drop(self, span_id: str) -> list[SpanUse]:
+        """Stop waiting for a span that ended where no reading looks; its figure is what was settled so far."""
+        span = self._spans.pop(span_id, None)
+        if span is None:
+            return []
+        self._edges = [edge for edge in self._edges if edge[2] != span_id]
+        heapq.heapify(self._edges)
+        if self._active.pop(span_id, None) is not None:
+            self._settle_span(span, self._cell.last_s if self._cell is not None else span.settled_s)
+            self._active_w = math.fsum(other.dynamic_w for other in self._active.values())
+        before = len(self._finished)
+        self._emit(span)
+        return [self._finished.pop(before)]
+
     def take_finished(self) -> list[SpanUse]:
         """Spans that became final since the last call."""
         finished, self._finished = self._finished, []
@@ -362,19 +396,30 @@ class Partition:
     def _explain(self, pieces: list[_Piece], edges: list[tuple[float, int, str]]) -> None:
         """What the model says of each piece, walking the edges without touching any span."""
         position, active, active_w = 0, len(self._active), self._active_w
+        unknown = sum(1 for span in self._active.values() if not self._known(span)) if self._any_unknown else 0
         idle_w = max(FLOOR_W, self._model.idle_w)
         for piece in pieces:
             t = piece.start_s
+            piece.certain = self._model.calibrated or (self._model.idle_known and not active)
             while position < len(edges) and edges[position][0] < piece.end_s:
                 edge_s, kind, span_id = edges[position]
                 position += 1
                 if edge_s > t:
                     piece.model_mj += 1000.0 * (edge_s - t) * (idle_w + (active_w / active if active else 0.0))
                     t = edge_s
-                step = 1 if kind == _START else -1
+                span, step = self._spans[span_id], 1 if kind == _START else -1
                 active += step
-                active_w = active_w + step * self._dynamic_w(self._spans[span_id]) if active else 0.0
+                active_w = active_w + step * self._dynamic_w(span) if active else 0.0
+                piece.certain = piece.certain and self._model.calibrated
+                if not self._known(span):
+                    self._any_unknown = True
+                    piece.certain = False
+                    unknown += step
+            piece.certain = piece.certain and not unknown
             piece.model_mj += 1000.0 * (piece.end_s - t) * (idle_w + (active_w / active if active else 0.0))
+
+    def _known(self, span: _Open) -> bool:
+        return span.own_power is not None or span.power_class in self._model.dynamic_w
 
     @staticmethod
     def _divide(pieces: list[_Piece]) -> None:
@@ -392,11 +437,11 @@ class Partition:
         """The foreign-load guard: energy beyond the model's tolerance goes to where it exceeds the model."""
         energy_mj = sum(piece.energy_mj for piece in pieces)
         model_mj = math.fsum(piece.model_mj for piece in pieces)
-        calibrated = self._model.calibrated
-        tolerance = self._tolerance if calibrated else max(self._tolerance, GUARD_TOLERANCE_UNCALIBRATED)
+        certain = all(piece.certain for piece in pieces)
+        tolerance = self._tolerance if certain else max(self._tolerance, GUARD_TOLERANCE_UNCALIBRATED)
         if energy_mj <= (1 + tolerance) * model_mj:
             return
-        excess_mj = energy_mj - model_mj * (1.0 if calibrated else 1 + tolerance)
+        excess_mj = energy_mj - model_mj * (1.0 if certain else 1 + tolerance)
         over = [max(0.0, piece.energy_mj - piece.model_mj) for piece in pieces]
         share = excess_mj / math.fsum(over)
         for piece, over_mj in zip(pieces, over, strict=True):
@@ -421,7 +466,9 @@ class Partition:
                 active = len(self._active)
                 if active:
                     mean_w = self._active_w / active
-                    spans_mj += self._clocks.advance(stop_s - t, active, idle_w, charged_w, mean_w, scale, gap=gap)
+                    spans_mj += self._clocks.advance(
+                        stop_s - t, active, idle_w=idle_w, charged_w=charged_w, mean_w=mean_w, scale=scale, gap=gap
+                    )
                 idle_mj += 1000.0 * scale * (stop_s - t) * (idle_w - charged_w if active else idle_w)
                 t = stop_s
             if edge_s >= piece.end_s:
@@ -544,6 +591,7 @@ class Partition:
         use = SpanUse(
             span_id=span.span_id,
             device=self.device,
+            power_class=span.power_class,
             start_s=span.start_s,
             end_s=end_s,
             energy_mj=span.energy_mj if covered_s > 0 else None,

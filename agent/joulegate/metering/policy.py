@@ -1,4 +1,4 @@
-"""Idle policies: who pays for the time in which a device waits. A policy moves idle energy; it never changes a total."""
+"""Idle policies: who pays while a device waits. A policy moves idle energy; it never changes a total."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from joulegate.metering.partition import UseShare
 
 
 class IdlePolicy(StrEnum):
-    """``separate``: idle is nobody's bill (default). ``reserved``: an hour's idle by the time each request held the
+    """Who pays for idle time.
+
+    ``separate``: idle is nobody's bill (default). ``reserved``: an hour's idle by the time each request held the
     device. ``usage``: by its energy. ``marginal``: requests pay dynamic energy only (notes/measurement.md, 6.3).
     """
 

@@ -12,8 +12,8 @@ def infer_starts(
     """Start of service of each request, in seconds, for requests in any order.
 
     Served in order of arrival by ``slots`` workers: a request starts at its arrival, or when the earlier requests have
-    left a slot free. Starts that are known (``starts_s``) are kept and occupy their slot. A server that is not FIFO would
-    give a start after the end; such a start is cut to the end, and the caller sees an empty span.
+    left a slot free. Starts that are known (``starts_s``) are kept and occupy their slot. A server that is not FIFO
+    would give a start after the end; such a start is cut to the end, and the caller sees an empty span.
     """
     order = sorted(range(len(arrivals_s)), key=lambda i: (arrivals_s[i], ends_s[i], i))
     busy_until_s: list[float] = []

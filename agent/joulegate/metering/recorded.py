@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -55,31 +56,61 @@ _RESOLVED_SHARE = 0.4
 class ReadingColumns(Protocol):
     """One device's readings as columns of equal length, ``t_s`` strictly rising; ``None`` is a missing reading."""
 
-    device: str
-    t_s: Sequence[float]
-    energy_mj: Sequence[int | None] | None
-    power_w: Sequence[float | None] | None
+    @property
+    def device(self) -> str: ...  # noqa: D102
+
+    @property
+    def t_s(self) -> Sequence[float]: ...  # noqa: D102
+
+    @property
+    def energy_mj(self) -> Sequence[int | None] | None: ...  # noqa: D102
+
+    @property
+    def power_w(self) -> Sequence[float | None] | None: ...  # noqa: D102
 
 
 class SpanLike(Protocol):
     """One request of the log."""
 
-    request_id: str
-    devices: tuple[str, ...]
-    start_s: float | None
-    end_s: float
-    power_class: str
-    images: int | None
-    steps: int | None
-    width: int | None
-    height: int | None
-    batch_id: str | None
-    arrived_s: float | None
+    @property
+    def request_id(self) -> str: ...  # noqa: D102
+
+    @property
+    def devices(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def start_s(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def end_s(self) -> float: ...  # noqa: D102
+
+    @property
+    def power_class(self) -> str: ...  # noqa: D102
+
+    @property
+    def images(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def steps(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def width(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def height(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def batch_id(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def arrived_s(self) -> float | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to attribute. ``lag_s`` None learns it; ``slots`` infers starts that are missing; ``power_method`` says what
+    """How to attribute.
+
+    ``lag_s`` None learns it; ``slots`` infers starts that are missing; ``power_method`` says what
     the power readings are.
     """
 
@@ -215,14 +246,14 @@ def _group(spans: Sequence[SpanLike], slots: int | None) -> list[_Group]:
     starts = _starts(batches, slots)
     groups = []
     for key, rows in batches.items():
-        rows = sorted(rows, key=lambda row: row.request_id)
-        first = rows[0]
-        members = tuple(
-            Member(row.request_id, Work(row.images, row.steps, row.width, row.height)) for row in rows
-        )
+        ordered = sorted(rows, key=lambda row: row.request_id)
+        first = ordered[0]
+        members = tuple(Member(row.request_id, Work(row.images, row.steps, row.width, row.height)) for row in ordered)
         source = StartSource.DECLARED if first.start_s is not None else StartSource.FIFO
-        arrivals = tuple(row.arrived_s for row in rows)
-        groups.append(_Group(key, first.devices, starts[key], first.end_s, first.power_class, members, source, arrivals))
+        arrivals = tuple(row.arrived_s for row in ordered)
+        groups.append(
+            _Group(key, first.devices, starts[key], first.end_s, first.power_class, members, source, arrivals)
+        )
     return sorted(groups, key=lambda group: (group.start_s, group.span_id))
 
 
@@ -235,7 +266,7 @@ def _starts(batches: Mapping[str, list[SpanLike]], slots: int | None) -> dict[st
     for keys in servers.values():
         if all(starts[key] is not None for key in keys):
             continue
-        keys = sorted(keys)
+        keys.sort()
         arrivals = [_arrival(batches[key]) for key in keys]
         ends = [batches[key][0].end_s for key in keys]
         starts |= dict(zip(keys, infer_starts(arrivals, ends, slots or 1, [starts[key] for key in keys]), strict=True))
@@ -297,9 +328,7 @@ def _retimed(intervals: Sequence[Interval]) -> list[Interval]:
     return retimed
 
 
-def _retimed_by_energy(
-    intervals: Sequence[Interval], energy_at: ModelEnergy, lag_s: float
-) -> list[Interval]:
+def _retimed_by_energy(intervals: Sequence[Interval], energy_at: ModelEnergy, lag_s: float) -> list[Interval]:
     """Counter changes where the model says that this much energy was used, within what the polls allow."""
     retimed: list[Interval] = []
     before_s: float | None = None
@@ -318,7 +347,7 @@ def _retimed_by_energy(
 def _is_resolved(energies: Sequence[int | None]) -> bool:
     """Whether polls are well denser than the counter's steps: then nearly every second poll shows the old value."""
     known = [energy for energy in energies if energy is not None]
-    equal = sum(1 for before, after in zip(known, known[1:], strict=False) if before == after)
+    equal = sum(1 for before, after in pairwise(known) if before == after)
     return len(known) > 2 and equal >= _RESOLVED_SHARE * (len(known) - 1)
 
 
@@ -341,7 +370,7 @@ def _cross_check(line: _Line, columns: ReadingColumns, intervals: Sequence[Inter
     if power_j > 0 and counter_j > 0 and abs(counter_j / power_j - 1) > DISAGREEMENT:
         line.disagreement = abs(power_j / counter_j - 1)
         line.warnings.append(
-            f"counter and integrated power disagree: {counter_j:.1f} J against {power_j:.1f} J; U was widened to hold both"
+            f"counter and integrated power disagree: {counter_j:.1f} J against {power_j:.1f} J; U holds both"
         )
 
 
@@ -366,13 +395,11 @@ def _one_device(
     for use in _run(partition, line, groups, learned):
         uses.append(_Seen(use, *expanded(use.evidence, sensor), sensor.step_s, line.method))
     cells = partition.take_cells()
-    moved = _spread(options.idle_policy, [seen_use.use for seen_use in uses], cells)
-    for seen_use in uses:
-        extra = moved.by_span.get(seen_use.use.span_id, 0)
-        if extra:
-            use = replace(seen_use.use, energy_mj=(seen_use.use.energy_mj or 0) + extra)
-            seen_use = replace(seen_use, use=use)
-        seen[seen_use.use.span_id].append(seen_use)
+    moved = _spread(options.idle_policy, [one.use for one in uses], cells)
+    for one in uses:
+        extra = moved.by_span.get(one.use.span_id, 0)
+        paid = replace(one.use, energy_mj=(one.use.energy_mj or 0) + extra) if extra else one.use
+        seen[one.use.span_id].append(replace(one, use=paid))
     return _device_figures(line, learned.calibration, cells, moved.by_bucket)
 
 
@@ -473,7 +500,7 @@ def _own_powers(
     owners = np.array([places[group.power_class] for group in groups], dtype=np.int64)
     watts = np.array([learned.model.dynamic_of(name) for name in names])
     idle_w = learned.model.idle_w
-    effects = request_effects(shifted, starts, ends, owners, watts, idle_w, drift.at(changes.start_s))
+    effects = request_effects(shifted, starts, ends, owners, watts, idle_w=idle_w, scale=drift.at(changes.start_s))
     share_error = hidden_share_error(shifted, starts, ends, watts[owners], idle_w)
     dynamic_w = watts[owners] if effects is None else effects.dynamic_w
     error_w = 0.1 * dynamic_w if effects is None else effects.error_w

@@ -1,7 +1,7 @@
 """How unequally overlapping requests really share a device, judged from the total power while they do.
 
-Time slicing assumes equal shares. If request r really gets ``q_r / sum q``, with ``ln q`` of standard deviation s, then two
-classes of different power show it: the total leaves the model by ``(1/n) sum ln q_r (D_r - mean D)``. So s can be
+Time slicing assumes equal shares. If request r really gets ``q_r / sum q``, with ``ln q`` of standard deviation s, then
+two classes of different power show it: the total leaves the model by ``(1/n) sum ln q_r (D_r - mean D)``. So s can be
 estimated wherever unlike requests overlap; a mix that is alike tells nothing, and the prior stands.
 """
 
@@ -31,9 +31,7 @@ class _Company:
         self.squares_w2 = np.concatenate([[0.0], np.cumsum(steps * watts**2)])
 
 
-def hidden_share_error(
-    changes: Changes, starts_s: Floats, ends_s: Floats, dynamic_w: Floats, idle_w: float
-) -> float:
+def hidden_share_error(changes: Changes, starts_s: Floats, ends_s: Floats, dynamic_w: Floats, idle_w: float) -> float:
     """Relative standard error of a request's share; ``changes`` on the spans' time, ``dynamic_w`` of each span's class."""
     if len(starts_s) < 2 or not len(changes.start_s):
         return PRIOR_SHARE_ERROR
@@ -45,11 +43,12 @@ def hidden_share_error(
     n = np.maximum(count, 1.0)
     mean_w = company.sum_w[first] / n
     power_w = idle_w + np.where(count > 0.5, mean_w, 0.0)
-    residual = (changes.energy_j - power_w * duration_s) / (power_w * duration_s)
+    expected_j = np.maximum(power_w * duration_s, 1e-9)
+    residual = (changes.energy_j - expected_j) / expected_j
     alone = whole & (np.abs(count - 1) < 0.5)
     noise = float(np.median(residual[alone] ** 2)) / 0.455 if alone.sum() >= 5 else 0.0
     spread_w2 = np.maximum(company.squares_w2[first] / n - mean_w**2, 0.0) / n
-    unit = spread_w2 / power_w**2
+    unit = spread_w2 / np.maximum(power_w, 1e-9) ** 2
     told = whole & (count > 1.5) & (unit > _UNLIKE**2)
     if not told.any():
         return PRIOR_SHARE_ERROR

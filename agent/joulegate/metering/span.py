@@ -35,7 +35,7 @@ class Work:
 
     @property
     def units(self) -> int:
-        """images x steps x width x height."""
+        """Images x steps x width x height."""
         units = 1
         for factor in (self.images, self.steps, self.width, self.height):
             units *= 1 if factor is None else factor

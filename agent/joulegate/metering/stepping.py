@@ -1,14 +1,15 @@
 """The rhythm of a counter that changes in steps: when exactly did the change happen that two polls bracket?
 
-A change lies between the last poll that showed the old value and the first that shows the new one. Steps come at an almost
-constant period, so a line through many brackets tells each change far better than its own bracket does: 20 ms polls give
-about a millisecond.
+A change lies between the last poll that showed the old value and the first that shows the new one. Steps come at an
+almost constant period, so a line through many brackets tells each change far better than its own bracket does: 20 ms
+polls give about a millisecond.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 FORGET = 0.99
 """Weight of each step against the next: the line follows drift over about a hundred steps."""
@@ -25,7 +26,8 @@ _SLACK = 1.4
 class StepClock:
     """Exponentially weighted regression of change times on step numbers; brackets come in order of time.
 
-    With ``mirrored`` True time runs backwards: brackets are given negated, and the change that counts is the first in one.
+    With ``mirrored`` True time runs backwards: brackets are given negated, and the change that counts is the first in
+    one.
     """
 
     def __init__(self, *, mirrored: bool = False) -> None:
@@ -66,7 +68,7 @@ class StepClock:
     def _learn(self, middle_s: float, half_s: float) -> None:
         self._first.append(middle_s)
         if len(self._first) > _LEARN:
-            gaps = sorted(b - a for a, b in zip(self._first, self._first[1:], strict=False))
+            gaps = sorted(b - a for a, b in pairwise(self._first))
             self._period_s = gaps[len(gaps) // 2]
             self._add(0.0, middle_s, half_s)
 

@@ -34,8 +34,8 @@ class Evidence:
 
     ``offset_mj_per_w`` is the integral of dt/n in mJ/W, ``shared_mj`` the dynamic energy under competition weighted by
     sqrt((n-1)/n), ``idle_slope_mj_per_w`` the change of the result per watt of idle power, ``gap_mj`` what was placed
-    inside gaps, ``start_w`` and ``end_w`` the span's own power at its two edges, ``uncovered_mj`` what the model says of
-    time that no reading saw.
+    inside gaps, ``start_w`` and ``end_w`` the span's own power at its two edges, ``uncovered_mj`` what the model says
+    of time that no reading saw.
     """
 
     energy_mj: float
@@ -55,8 +55,8 @@ class Evidence:
 def expanded(seen: Evidence, sensor: SensorError) -> tuple[float, float]:
     """(measurement, allocation) uncertainty in millijoules at k = 2.
 
-    Gain and offset are uniform, the rest is taken as normal; parts are independent and add in quadrature. An edge cannot
-    be wrong by more than the span is long.
+    Gain and offset are uniform, the rest is taken as normal; parts are independent and add in quadrature. An edge
+    cannot be wrong by more than the span is long.
     """
     gain = seen.energy_mj * sensor.gain / math.sqrt(3)
     offset = seen.offset_mj_per_w * OFFSET_W / math.sqrt(3)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from joulegate.metering.entry import DeviceUse, RequestEntry, Share, Status
@@ -192,8 +193,13 @@ def span_row(number: int, span: Span, boot_id: str, now: Moment) -> tuple[Value,
         ended_s, None if ended_s is None else ended_s + ahead_s,
         str(span.start_source), text(span.power_class), optional_text(span.batch_id), optional_text(span.model),
         optional_text(span.tier), optional_text(span.tenant), str(span.outcome), real(span.edge_error_s) or 0.0,
-        json.dumps(span.devices),
+        _device_list(span.devices),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _device_list(devices: tuple[str, ...]) -> str:
+    return json.dumps(devices)
 
 
 def member_rows(number: int, span: Span) -> Iterable[tuple[Value, ...]]:
