@@ -111,9 +111,20 @@ class DaemonProcess:
 
     def kill(self) -> None:
         """End it as kill -9 does."""
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
+            self.process = None
+
+
+@pytest.fixture
+def process(place: Path) -> Iterator[DaemonProcess]:
+    """A daemon that runs in a process of its own, until the test kills it or ends."""
+    daemon = DaemonProcess(place)
+    daemon.start()
+    yield daemon
+    daemon.kill()
 
 
 def test_a_request_gets_provisional_and_final_figures_over_the_socket(daemon: DaemonThread, sink: SocketSink) -> None:
@@ -178,32 +189,28 @@ def test_threads_share_one_sink(daemon: DaemonThread, sink: SocketSink) -> None:
     assert (daemon.ingest.repeated, sink.dropped) == (0, 0)
 
 
-def test_a_killed_and_restarted_daemon_loses_and_doubles_nothing(place: Path) -> None:
+def test_a_killed_and_restarted_daemon_loses_and_doubles_nothing(
+    place: Path, sink: SocketSink, process: DaemonProcess
+) -> None:
     """A daemon killed with -9 again and again while spans flow ends up with each span exactly once."""
-    daemon = DaemonProcess(place)
-    daemon.start()
-    sink = SocketSink(place / "j.sock", {}, QUICK)
     ids = [f"r-{number}" for number in range(3000)]
-    done = threading.Event()
 
     def pipeline() -> None:
         for start in range(0, len(ids), 20):
             run_requests(sink, ids[start : start + 20])
             sleep(0.004)
-        done.set()
 
     thread = threading.Thread(target=pipeline)
     thread.start()
     for _ in range(3):
         before = sink.counts.connections
         sleep(0.1)
-        daemon.kill()
-        daemon.start()
+        process.kill()
+        process.start()
         until(lambda before=before: sink.counts.connections > before)
     thread.join()
     until(lambda: all(sink.lookup(i) is not None and sink.lookup(i).status is Status.FINAL for i in ids))
-    sink.close()
-    daemon.kill()
+    process.kill()
     records = [json.loads(line) for line in (place / "journal").read_text().splitlines()]
     begun = [record["begin"]["request_id"] for record in records if "begin" in record]
     ended = [record["end"][0] for record in records if "end" in record]
@@ -272,7 +279,10 @@ def test_a_daemon_that_never_reads_holds_nobody_up(place: Path, accepts: bool) -
         if accepts:
             connection.sendall(b'{"v":1,"type":"welcome","devices":[]}\n')
             until(lambda: sink._courier._welcomed)
-            until(lambda: not sink._courier.box)
+            for number in range(20):
+                run_requests(sink, [f"early-{number}-{part}" for part in range(10)])
+                sleep(QUICK.tick_s / 2)
+            assert len(sink._courier._unacknowledged) == 50
         run_requests(sink, [f"r-{number}" for number in range(1, 5000)])
         assert len(sink._courier.box) <= 100
         assert len(sink._courier._unacknowledged) <= 50
@@ -513,18 +523,13 @@ def test_acknowledged_numbers_become_ranges() -> None:
     assert ranges([]) == []
 
 
-def test_a_stopped_daemon_is_survived_and_caught_up_with(place: Path) -> None:
+def test_a_stopped_daemon_is_survived_and_caught_up_with(sink: SocketSink, process: DaemonProcess) -> None:
     """A daemon that is stopped (SIGSTOP) and goes on later gets every span once."""
-    daemon = DaemonProcess(place)
-    daemon.start()
-    sink = SocketSink(place / "j.sock", {}, QUICK)
     run_requests(sink, ["before"])
     assert sink.wait("before", 10) is not None
-    daemon.process.send_signal(signal.SIGSTOP)
+    process.process.send_signal(signal.SIGSTOP)
     ids = [f"r-{number}" for number in range(2000)]
     run_requests(sink, ids)
-    daemon.process.send_signal(signal.SIGCONT)
+    process.process.send_signal(signal.SIGCONT)
     until(lambda: all(sink.lookup(i) is not None and sink.lookup(i).status is Status.FINAL for i in ids))
     assert sink.dropped == 0
-    sink.close()
-    daemon.kill()

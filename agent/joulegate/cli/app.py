@@ -44,6 +44,9 @@ COMMANDS: Mapping[str, Listed] = {
         "joulegate attribute --readings readings.csv --spans spans.csv --json",
     ),
     "config": Listed("joulegate.cli.config", "Show or check the settings.", "joulegate config show"),
+    "demo": Listed(
+        "joulegate.cli.demo", "Generate images and say what each cost in joules.", "joulegate demo --requests 12"
+    ),
     "doctor": Listed(
         "joulegate.cli.doctor", "Say of each sensor whether it is measured, and what to do.", "joulegate doctor --json"
     ),

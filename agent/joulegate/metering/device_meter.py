@@ -23,6 +23,9 @@ NO_TOTALS = DeviceTotals()
 STALE_S = 10.0
 _POLL_PRIOR_S = 0.05
 
+_NAMED_BY_LINE = (Method.COUNTER, Method.INSTANT, Method.AVERAGE)
+"""Devices whose line says itself how it measures; any other's counter is RAPL, a model or a simulation (law 3)."""
+
 
 class DeviceMeter:
     """Meters ``device``.
@@ -94,7 +97,8 @@ class DeviceMeter:
             self._count_events(last, reading.t_s - last.t_s)
         self.learner.see_reading(reading)
         self.conditions.add(reading)
-        for interval in self._line.feed(reading):
+        for raw in self._line.feed(reading):
+            interval = raw if self.device.method in _NAMED_BY_LINE else replace(raw, method=self.device.method)
             self._waiting.append(interval)
             self.learner.see_interval(interval)
 
