@@ -22,7 +22,7 @@ def test_a_plan_is_the_same_again() -> None:
 @pytest.mark.server
 def test_every_image_has_its_joules(tmp_path: Path, require_module) -> None:
     """Each request comes back final with joules, an uncertainty and a source, and the accounts close to 0 mJ."""
-    require_module("diffusers")
+    require_module("diffusers", "diffusers")
     done = subprocess.run(
         [sys.executable, "-m", "joulegate", "demo", "--requests", "5", "--json", "--out", str(tmp_path / "out")],
         capture_output=True,
