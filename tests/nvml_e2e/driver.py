@@ -120,6 +120,12 @@ class Driver:
         with self._lock:
             self._boards[gpu].model.fault(kind, time.monotonic() - BEHIND_S, for_s)
 
+    def cap(self, gpu: int, limit_w: float) -> None:
+        """Set a board's power limit, as an operator's ``nvidia-smi -pl`` does."""
+        with self._lock:
+            model = self._boards[gpu].model
+            model.set_power_limit(limit_w, max(model.now_s, time.monotonic() - BEHIND_S))
+
     def true_mj(self, request_id: str) -> float:
         """What a request used on all its boards, once it has stopped."""
         with self._lock:
@@ -189,8 +195,7 @@ class Driver:
     def _show_values(self, gpu: int, board: _Board, reading: Reading) -> None:
         stand_in, profile = self._stand_in, board.model.profile
         if reading.energy_mj is None:
-            for function in ("nvmlDeviceGetTotalEnergyConsumption",):
-                stand_in.fail(gpu, function, NOT_SUPPORTED)
+            stand_in.fail(gpu, "nvmlDeviceGetTotalEnergyConsumption", NOT_SUPPORTED)
             stand_in.fail_field(gpu, ENERGY, NOT_SUPPORTED)
         elif reading.energy_mj < board.shown_mj:
             board.base_mj = 0

@@ -48,17 +48,22 @@ class Service:
         self._reader.start()
 
     def __enter__(self) -> Service:
-        assert self._listening.wait(60), "it never listened"
-        assert self._port is not None, "\n".join(self.lines)
+        self._listening.wait(60)
+        if self._port is None:
+            self._end()
+            raise AssertionError("it never listened: " + "\n".join(self.lines))
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self._port}", trust_env=False, timeout=20)
         self.until(lambda: self.http.get("/v1/devices").status_code == 200)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.http.close()
+        assert self._end() == 0, "\n".join(self.lines)
+
+    def _end(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         try:
-            assert self.process.wait(30) == 0, "\n".join(self.lines)
+            return self.process.wait(30)
         finally:
             if self.process.poll() is None:
                 self.process.kill()
