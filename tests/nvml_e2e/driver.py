@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
+from typing import Self
 
 from tests.nvml.stand_in import MODE_STATIC, SINT, UINT, StandIn
 
@@ -87,7 +88,7 @@ class Driver:
         self._show(gpu, self._boards[gpu])
         return gpu
 
-    def __enter__(self) -> Driver:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 AGENT = Path(__file__).parents[2] / "agent"
 
@@ -23,7 +24,7 @@ class Pipeline:
 
     def __init__(self, driver, state_dir: Path, environment: dict[str, str], **connect) -> None:
         self.finals: dict[str, dict] = {}
-        self.begun: set[str] = set()
+        self.stopped: set[str] = set()
         self._driver, self._gpus = driver, {}
         self._done: dict[str, threading.Event] = {}
         self.process = subprocess.Popen(
@@ -36,7 +37,7 @@ class Pipeline:
         self._listener = threading.Thread(target=self._listen, name="pipeline", daemon=True)
         self._listener.start()
 
-    def __enter__(self) -> Pipeline:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,9 +77,9 @@ class Pipeline:
             gpus = self._gpus[request_id]
             if said["is"] == "begun":
                 self._driver.start(request_id, said["class"], gpus, said["at_s"])
-                self.begun.add(request_id)
             elif said["is"] == "stopped":
                 self._driver.stop(request_id, gpus, said["at_s"])
+                self.stopped.add(request_id)
             else:
                 self.finals[request_id] = said
                 self._done[request_id].set()

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -47,7 +47,7 @@ class Service:
         self._reader = threading.Thread(target=self._read, name="service", daemon=True)
         self._reader.start()
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> Self:
         self._listening.wait(60)
         if self._port is None:
             self._end()

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.xdist_group("nvml_e2e_faults")
 
 WELL, LOST, RESET, HUNG, CAPPED, REFUSED = range(6)
 POWER_W = {"sdxl": 480.0}
-CAP_W = 300.0
+REQUEST_S, AFTER_S = 6.0, 1.5
+SETTLED_S = 6.0
+BUSY_W, CAP_W = 400.0, 300.0
 SMALL_MJ = 1_000_000
 
 
@@ -49,7 +51,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Two seconds well, then everything breaks under its requests, then what can recovers."""
+    """A moment well, then everything breaks under its requests, then what can recovers."""
     folder = tmp_path_factory.mktemp("run")
     stand_in = StandIn(library, folder / "gpus")
     driver = Driver(stand_in, class_power_w=POWER_W)
@@ -73,9 +75,9 @@ def _drive(run: Run, stand_in: StandIn, service: Service) -> None:
             run.states.setdefault(device["id"], []).append(device)
 
     def until(wanted: Callable[[], bool], timeout_s: float = 40.0) -> None:
+        """Watch until it is so, or for ``timeout_s``: the tests judge what was seen."""
         end_s = time.monotonic() + timeout_s
-        while not wanted():
-            assert time.monotonic() < end_s, run.states
+        while not wanted() and time.monotonic() < end_s:
             note()
             time.sleep(0.1)
 
@@ -85,11 +87,10 @@ def _drive(run: Run, stand_in: StandIn, service: Service) -> None:
     with Pipeline(driver, service.state_dir, stand_in.environment) as pipeline:
         names = {WELL: "well", LOST: "lost", RESET: "reset", CAPPED: "capped", REFUSED: "refused"}
         note()
-        until(lambda: all(run.last(gpu)["up"] for gpu in range(REFUSED + 1)))
+        until(lambda: all(run.last(gpu)["up"] and run.last(gpu)["energy_j"] for gpu in range(REFUSED + 1)))
         for gpu, name in names.items():
-            pipeline.run(name, "sdxl", (gpu,), 6.0 if gpu in (LOST, CAPPED) else 4.0)
-        until(lambda: all(run.last(gpu)["active_spans"] == 1 for gpu in names))
-        until(lambda: run.last(CAPPED)["power_w"] > 400)
+            pipeline.run(name, "sdxl", (gpu,), REQUEST_S)
+        until(lambda: all(run.last(gpu)["power_w"] > BUSY_W for gpu in names))
         mark("well")
         driver.break_(LOST, "lost", for_s=2.5)
         driver.break_(RESET, "reset")
@@ -97,22 +98,25 @@ def _drive(run: Run, stand_in: StandIn, service: Service) -> None:
         driver.break_(REFUSED, "not_supported")
         driver.cap(CAPPED, CAP_W)
         until(lambda: not run.last(LOST)["up"])
-        until(lambda: "sw_power_cap" in run.last(CAPPED)["clock_events"] and run.last(CAPPED)["power_w"] < 310)
+        until(lambda: _capped(run.last(CAPPED)))
         run.true_w[CAPPED] = driver.power_w(CAPPED)
         until(lambda: not run.last(HUNG)["up"])
         mark("hung")
-        until(lambda: run.last(LOST)["up"])
-        for name in names.values():
+        until(lambda: run.last(LOST)["up"] and "lost" in pipeline.stopped)
+        pipeline.run("after", "sdxl", (LOST,), AFTER_S)
+        for name in (*names.values(), "after"):
             pipeline.final(name)
-        note()
-        pipeline.run("after", "sdxl", (LOST,), 1.5)
-        pipeline.final("after")
-        note()
+        until(lambda: run.last(REFUSED)["epoch"] > 0 and run.last(RESET)["epoch"] > 0, SETTLED_S)
         mark("end")
         for name in (*names.values(), "after"):
             run.entries[name] = service.request(name)
             run.true_mj[name] = driver.true_mj(name)
         run.groups = {group["device"]: group for group in service.get("/v1/energy?by=device")["groups"]}
+
+
+def _capped(state: dict) -> bool:
+    """Busy at the cap, and the board says so."""
+    return "sw_power_cap" in state["clock_events"] and CAP_W - 10 < state["power_w"] < CAP_W + 10
 
 
 def test_a_board_that_falls_off_the_bus_is_down_and_says_why(run: Run):
@@ -132,9 +136,9 @@ def test_the_others_go_on_while_boards_are_down(run: Run):
     energies = [state["energy_j"] for state in run.of(WELL)]
     assert energies == sorted(energies)
     between = [state for state, lost in zip(run.of(WELL), run.of(LOST), strict=True) if not lost["up"]]
-    assert len({state["energy_j"] for state in between}) > 3
+    assert len({state["energy_j"] for state in between}) >= 2
     entry = run.entries["well"]
-    assert (entry["quality"], entry["method"]) == ("measured", "counter")
+    assert (entry["quality"], entry["method"], entry["flags"]) == ("measured", "counter", [])
     assert entry["energy_mj"] == pytest.approx(run.true_mj["well"], rel=0.05)
 
 
@@ -147,7 +151,7 @@ def test_a_request_on_a_board_that_was_lost_is_no_longer_measured(run: Run):
 
 
 def test_metrics_lose_no_series_of_another_board(run: Run):
-    """A scrape during the faults has every series of the well board; a down one keeps its totals and drops its watts."""
+    """A scrape amid the faults has every series of the well board; a down one keeps its totals, not its watts."""
     assert run.series["well"][WELL] <= run.series["hung"][WELL]
     assert run.series["well"][WELL] <= run.series["end"][WELL]
     kept = {"joulegate_gpu_up", "joulegate_gpu_info", "joulegate_gpu_joules_total", "joulegate_gpu_errors_total"}
@@ -199,14 +203,16 @@ def test_a_counter_that_is_refused_midway_gives_way_to_power(run: Run):
     assert (last["method"], last["up"]) == ("instant", True)
     assert any("instant power is integrated" in note for note in last["notes"])
     assert last["epoch"] > run.of(REFUSED)[0]["epoch"]
-    assert run.entries["refused"]["quality"] == "apportioned"
+    assert last["totals"]["estimated_mj"] > 0
+    entry = run.entries["refused"]
+    assert (entry["quality"], entry["method"]) == ("apportioned", "instant")
+    assert 0 < entry["energy_mj"] < run.true_mj["refused"]
 
 
 def test_a_device_shows_what_the_board_does(run: Run):
     """Power, limit, temperature, headroom and clock events follow the board: full load first, then a power cap."""
-    states = [state for state in run.of(CAPPED) if state["active_spans"] == 1]
-    full = [state for state in states if state["power_limit_w"] == 700 and (state["power_w"] or 0) > 400]
-    capped = [state for state in states if state["power_limit_w"] == CAP_W and "sw_power_cap" in state["clock_events"]]
+    full = [state for state in run.of(CAPPED) if state["power_limit_w"] == 700 and state["power_w"] > BUSY_W]
+    capped = [state for state in run.of(CAPPED) if state["power_limit_w"] == CAP_W and _capped(state)]
     assert full[-1]["power_w"] == pytest.approx(95 + POWER_W["sdxl"], rel=0.06)
     assert capped[-1]["power_w"] == pytest.approx(run.true_w[CAPPED], rel=0.03)
     for state in (full[-1], capped[-1]):

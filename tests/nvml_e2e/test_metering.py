@@ -225,7 +225,7 @@ def test_a_request_knows_what_its_board_went_through(run: Run):
     busy_w = H100.idle_w + CLASS_POWER_W["sdxl"]
     assert use["power_mean_w"] == pytest.approx(busy_w, rel=0.1)
     assert use["power_max_w"] == pytest.approx(busy_w, rel=0.1)
-    assert 33 <= use["temperature_max_c"] <= 70
+    assert 32 <= use["temperature_max_c"] <= 70
     assert use["utilization_mean"] > 0
 
 

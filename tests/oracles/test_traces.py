@@ -62,6 +62,27 @@ def test_idle_power_is_found() -> None:
         assert device["idle_w"] == pytest.approx(95, abs=2)
 
 
+def test_device_that_is_never_idle() -> None:
+    """Without an idle moment only P0 + D can be learned: idle power stays unknown, the figures are still right."""
+    plant = four_class_plant(3, count=250, duration_s=300)
+    case = recorded(plant, 3)
+    header, *rows = case.readings_csv.splitlines()
+    begin_s, end_s = 60.0, 250.0
+    window = [row for row in rows if begin_s < float(row.split(",")[1]) < end_s]
+    result = attribute("\n".join([header, *window]) + "\n", case.spans_csv)
+    check_laws(result)
+    (device,) = result["devices"].values()
+    assert device["idle_w"] is None or abs(device["idle_w"] - 95) < 60
+    seen = {run.job.request_id for run in plant.runs if run.started_s > begin_s + 1 and run.ended_s < end_s - 1}
+    errors = [
+        abs(request["energy_mj"] / 1000 / plant.request_j(request["request_id"]) - 1)
+        for request in result["requests"]
+        if request["request_id"] in seen
+    ]
+    assert len(errors) > 100
+    assert np.median(errors) < 0.01
+
+
 @pytest.mark.parametrize(
     ("options", "median", "p95"),
     [

@@ -50,6 +50,11 @@ COMMANDS: Mapping[str, Listed] = {
     "doctor": Listed(
         "joulegate.cli.doctor", "Say of each sensor whether it is measured, and what to do.", "joulegate doctor --json"
     ),
+    "estimate": Listed(
+        "joulegate.cli.estimate",
+        "Say what a request will take in joules before it runs.",
+        "joulegate estimate --model FLUX.1-dev --gpu H100 --images 4 --json",
+    ),
     "run": Listed(
         "joulegate.cli.run",
         "Run the daemon: meter this host, keep the ledger, serve HTTP.",

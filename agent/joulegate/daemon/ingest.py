@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from weakref import WeakSet
 
-from joulegate.daemon.loop import Began, Delivery, Ended, MeterLoop
-from joulegate.http.ports import IngestBusy, Receipt
+from joulegate.daemon.loop import Began, Claimed, Delivery, Ended, MeterLoop, Orphaned
+from joulegate.http.ports import IngestBusy, Receipt, SpansRefused
 from joulegate.metering.entry import RequestEntry
 from joulegate.metering.reading import Device
 from joulegate.metering.span import Outcome, Span
@@ -21,55 +24,85 @@ RETRY_AFTER_S = 1
 
 
 class LocalSink:
-    """The meter in this very process. Implements ``pipelines.ports.SpanSink``; ``close`` runs ``on_close`` once."""
+    """The meter in this very process. Implements ``pipelines.ports.SpanSink``; ``close`` runs ``on_close`` once.
+
+    A forked child has no loop: there, and after ``close``, edges are counted as dropped and there are no figures.
+    """
 
     def __init__(self, loop: MeterLoop, environ: dict[str, str], on_close: Callable[[], None]) -> None:
         self.dropped = 0
-        self._loop = loop
+        self._loop: MeterLoop | None = loop
         self._environ = environ
         self._on_close: Callable[[], None] | None = on_close
         self._spans: OrderedDict[str, Span] = OrderedDict()
+        self._ends: dict[str, tuple[float, Outcome]] = {}
+        _sinks.add(self)
 
     def begin(self, span: Span) -> None:
         """Queue the start; constant work, no lock."""
-        self._spans[span.request_id] = span
-        if len(self._spans) > OPEN_SPANS:
-            self._spans.popitem(last=False)
-        if not self._loop.submit(Delivery(Began(span))):
+        spans, loop = self._spans, self._loop
+        spans[span.request_id] = span
+        if len(spans) > OPEN_SPANS:
+            forgotten, _ = spans.popitem(last=False)
+            self._ends.pop(forgotten, None)
+        if loop is None or not loop.submit(Delivery(Began(span))):
             self.dropped += 1
 
     def end(self, request_id: str, ended_s: float, outcome: Outcome) -> None:
         """Queue the end."""
-        span = self._spans.get(request_id)
-        if span is not None:
-            self._spans[request_id] = replace(span, ended_s=ended_s, outcome=outcome)
-        if not self._loop.submit(Delivery(Ended(request_id, ended_s, outcome))):
+        self._ends[request_id] = (ended_s, outcome)
+        loop = self._loop
+        if loop is None or not loop.submit(Delivery(Ended(request_id, ended_s, outcome))):
             self.dropped += 1
 
     def lookup(self, request_id: str) -> RequestEntry | None:
         """The loop's figures, or before its next turn what the model says of the span."""
-        entry = self._loop.lookup(request_id)
+        loop = self._loop
+        if loop is None:
+            return None
+        entry = loop.lookup(request_id)
         if entry is not None:
             return entry
-        span = self._spans.get(request_id)
+        span, end = self._spans.get(request_id), self._ends.get(request_id)
         if span is None:
             return None
-        drafts = self._loop.meter.provisional(span, time.monotonic())
+        if end is not None:
+            span = replace(span, ended_s=end[0], outcome=end[1])
+        drafts = loop.meter.provisional(span, time.monotonic())
         return next((draft for draft in drafts if draft.request_id == request_id), None)
 
     def wait(self, request_id: str, timeout_s: float) -> RequestEntry | None:
         """Block until the entry is final."""
-        return self._loop.wait(request_id, timeout_s)
+        loop = self._loop
+        return None if loop is None else loop.wait(request_id, timeout_s)
 
     def visible_devices(self) -> tuple[str, ...]:
         """Devices of this host that this process may use."""
-        return visible_devices(self._loop.source.devices(), self._environ)
+        loop = self._loop
+        return () if loop is None else visible_devices(loop.source.devices(), self._environ)
 
     def close(self) -> None:
-        """Settle and stop the loop."""
+        """Settle and stop the loop; the figures that are known can still be looked up."""
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
+
+    def after_fork(self) -> None:
+        """In a forked child: the loop's thread, its locks and its devices are the parent's."""
+        self._loop = self._on_close = None
+        self._spans.clear()
+        self._ends.clear()
+
+
+_sinks: WeakSet[LocalSink] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for sink in tuple(_sinks):
+        sink.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class SocketIngest:
@@ -88,12 +121,17 @@ class SocketIngest:
         return self._loop.submit(Delivery(_edge(message), lambda _new: self.acknowledge([ticket])))
 
     def lookup(self, request_id: str) -> RequestEntry | None:
-        """Figures at hand."""
+        """Figures at hand; who asks for a request answers for it."""
+        self._loop.submit(Delivery(Claimed((request_id,))))
         return self._loop.lookup(request_id)
 
     def devices(self) -> Sequence[Device]:
         """The metered devices."""
         return self._loop.source.devices()
+
+    def lost(self, request_ids: Sequence[str]) -> None:
+        """The connection that told of these requests broke just now."""
+        self._loop.submit(Delivery(Orphaned(tuple(request_ids), time.monotonic())))
 
 
 def _nobody(tickets: list[Ticket]) -> None:
@@ -113,16 +151,31 @@ class HttpIngest:
         self._loop = loop
 
     async def submit(self, spans: Sequence[Span]) -> Receipt:
-        """Take all spans; raises ``IngestBusy`` when the loop cannot take them now."""
+        """Take all spans or none.
+
+        Raises ``SpansRefused`` for a device that is not metered, ``IngestBusy`` when the loop cannot take them now.
+        """
+        self._refuse_unknown(spans)
         running = asyncio.get_running_loop()
-        answers: list[asyncio.Future[bool]] = []
-        for span in spans:
-            answer: asyncio.Future[bool] = running.create_future()
-            if not self._loop.submit(Delivery(Began(span), _answering(running, answer))):
-                raise IngestBusy("the ledger cannot keep up", RETRY_AFTER_S)
-            answers.append(answer)
+        answers: list[asyncio.Future[bool]] = [running.create_future() for _ in spans]
+        deliveries = [
+            Delivery(Began(span), _answering(running, answer)) for span, answer in zip(spans, answers, strict=True)
+        ]
+        if not self._loop.submit(*deliveries):
+            raise IngestBusy("the ledger cannot keep up", RETRY_AFTER_S)
         new = await asyncio.gather(*answers)
         return Receipt(accepted=sum(new), duplicates=len(new) - sum(new))
+
+    def _refuse_unknown(self, spans: Sequence[Span]) -> None:
+        known = self._loop.device_ids
+        faults = []
+        for place, span in enumerate(spans):
+            unknown = [device for device in span.devices if device not in known]
+            if unknown:
+                names = ", ".join(unknown[:3])
+                faults.append((place, "devices", f"{names}: not a metered device; GET /v1/devices lists them"))
+        if faults:
+            raise SpansRefused(faults)
 
 
 def _answering(running: asyncio.AbstractEventLoop, answer: asyncio.Future[bool]) -> Callable[[bool], None]:
@@ -130,8 +183,8 @@ def _answering(running: asyncio.AbstractEventLoop, answer: asyncio.Future[bool])
         if not answer.done():
             answer.set_result(new)
 
-    return lambda new: None if running.is_closed() else _call(running, set_result, new)
+    def tell(new: bool) -> None:
+        with suppress(RuntimeError):  # the server has stopped: its client posts again, and counts as a duplicate
+            running.call_soon_threadsafe(set_result, new)
 
-
-def _call(running: asyncio.AbstractEventLoop, set_result: Callable[[bool], None], new: bool) -> None:
-    running.call_soon_threadsafe(set_result, new)
+    return tell

@@ -18,7 +18,7 @@ from joulegate.daemon.ingest import HttpIngest, LocalSink, SocketIngest
 from joulegate.daemon.loop import MeterLoop
 from joulegate.http.app import create_app
 from joulegate.http.parts import Parts
-from joulegate.http.server import new_event_loop, serve
+from joulegate.http.server import bind, new_event_loop, serve
 from joulegate.metering.entry import RequestEntry
 from joulegate.metering.host_meter import HostMeter, Options
 from joulegate.metering.policy import IdlePolicy
@@ -30,6 +30,7 @@ from joulegate.stores.ledger import Ledger, system_boot_id
 from joulegate.stores.reader import LedgerReader
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+LOCAL_CLOSE_S = 1.0
 LOCAL_HOLD_S = 0.3
 """In one process every edge is known at once, so that figures are final soon."""
 
@@ -50,6 +51,7 @@ def host_meter(settings: Settings, *, hold_s: float | None = None) -> HostMeter:
         foreign_tolerance=metering.foreign_tolerance,
         lag_s=None if metering.lag_ms is None else metering.lag_ms / 1000.0,
         hold_s=metering.hold_s if hold_s is None else hold_s,
+        slots=metering.slots,
     )
     return HostMeter(options, origin_s=time.time() - time.monotonic(), boot_id=system_boot_id())
 
@@ -77,7 +79,7 @@ def local_meter(settings: Settings, *, state_dir: Path | None = None) -> Meter:
         raise
 
     def close() -> None:
-        loop.stop()
+        loop.stop(LOCAL_CLOSE_S)
         chosen.source.close()
         if ledger is not None:
             ledger.close()
@@ -95,10 +97,15 @@ class Daemon:
         self._stop: asyncio.Event | None = None
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; raises the one-line faults of its parts."""
-        ledger = Ledger(self._settings.state_dir)
+        """Serve until SIGTERM or SIGINT; raises the one-line faults of its parts.
+
+        What can refuse without leaving a trace is asked first: the port, then the source, then the ledger's folder.
+        """
+        if self._settings.http.port:
+            bind(self._settings.http.host, self._settings.http.port).close()
+        chosen = open_source(self._settings)
         try:
-            chosen = open_source(self._settings)
+            ledger = Ledger(self._settings.state_dir)
             try:
                 loop = new_event_loop()
                 try:
@@ -110,9 +117,9 @@ class Daemon:
                     asyncio.set_event_loop(None)
                     loop.close()
             finally:
-                chosen.source.close()
+                ledger.close()
         finally:
-            ledger.close()
+            chosen.source.close()
 
     async def _serve(self, ledger: Ledger, chosen: Chosen) -> None:
         stop = self._stop = asyncio.Event()
@@ -128,7 +135,7 @@ class Daemon:
             chosen.source, host_meter(self._settings), ledger, faults=(LedgerFault,), publish=publish
         )
         ingest = SocketIngest(meter_loop)
-        socket_server = SocketServer(self._settings.socket.path, ingest)
+        socket_server = SocketServer(self._settings.socket.path, ingest, on_lost=ingest.lost)
         ingest.acknowledge = _batched(socket_server)
         servers.append(socket_server)
         reader = LedgerReader(self._settings.state_dir)

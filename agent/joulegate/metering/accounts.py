@@ -41,9 +41,13 @@ class Cell:
     exact_idle_mj: float = 0.0
 
     def settle(self, exact_mj: float) -> int:
-        """Whole millijoules for a span's part of this bucket; the rounding residue is carried to the next one."""
+        """Whole millijoules for a span's part of this bucket; the rounding residue is carried to the next one.
+
+        Never more than is left: above 2^53 mJ a float rounds by more than a millijoule.
+        """
         self.exact_settled_mj += exact_mj
         whole = max(0, round(self.exact_settled_mj) - self.settled_mj)
+        whole = min(whole, self.device_mj - self.claimed_mj - self.settled_mj)
         self.settled_mj += whole
         return whole
 

@@ -20,9 +20,10 @@ Floats = NDArray[np.float64]
 
 MAX_ROWS = 20_000
 MAX_CLASSES = 32
-LAG_STEP_S = 0.02
-LAG_MAX_S = 0.4
-LAG_FAR_MAX_S = 1.0
+LAG_TYPICAL_S = 0.1
+LAG_STEP_MS = 40
+LAG_MAX_MS = 400
+LAG_FAR_MAX_MS = 1000
 LAG_UNKNOWN_ERROR_S = 0.05
 LAG_ERROR_FLOOR_S = 0.004
 MIN_ROWS = 6
@@ -31,6 +32,12 @@ SCALE_FLOOR = 1e-3
 _TUKEY = 4.685
 _HUBER = 1.345
 _MAD_TO_SD = 1.4826
+_HUBER_STEPS, _TUKEY_STEPS, _LAG_STEPS = 5, 6, 3
+_CONVERGED = 1e-7
+_IDLE_INTERVALS = 3
+_IDLE_UNKNOWN_SD_W = 40.0
+"""Idle time of fewer intervals than this tells nothing of P0."""
+_LAG_REFINEMENT_MS = (20, 12, 8, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +110,24 @@ class ShareTimes:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
+    """``residual`` is relative to an interval's energy; ``prior`` and ``prior_sd`` are what the ridge pulled towards."""
+
     beta: Floats
     covariance: Floats
     residual: Floats
+    prior: Floats
+    prior_sd: Floats
 
 
 def _certainty(target: Floats, duration: Floats) -> Floats:
-    """Relative weight of each interval.
+    """Relative weight of each interval's residual, 1/J.
 
-    Its error is one of timing, so it grows with the power around it, not with its length. The interval's own energy may not decide its weight, or late changes would teach too low a power.
+    Its error is one of timing, so it grows with the power around it, not with its length. The interval's own energy may
+    not decide its weight, or late changes would teach too low a power.
     """
     power = running_mean(np.abs(target)) / running_mean(duration)
     nearby = np.maximum(power, np.median(power))
-    return 1.0 / np.maximum(nearby * np.median(duration), 1e-9) ** 2
+    return 1.0 / np.maximum(nearby * np.median(duration), 1e-4)
 
 
 def running_mean(values: Floats, reach: int = 4) -> Floats:
@@ -126,48 +138,78 @@ def running_mean(values: Floats, reach: int = 4) -> Floats:
     return np.asarray((sums[high] - sums[low]) / (high - low))
 
 
-def _scales(residual: Floats, busy: NDArray[np.bool_]) -> Floats:
-    """Robust standard deviation of each row's residual, for idle and busy rows apart: neither drowns the other."""
-    scale = np.empty(len(residual))
-    for group in (busy, ~busy):
-        if group.any():
-            scale[group] = max(SCALE_FLOOR, _MAD_TO_SD * float(np.median(np.abs(residual[group]))))
-    return scale
+class _Ridge:
+    """One weighted regression that is solved again and again: Huber's weights first, then Tukey's."""
 
+    def __init__(self, rows: Floats, target: Floats, certainty: Floats, prior: Floats, prior_sd: Floats) -> None:
+        self._rows, self._target = rows * certainty[:, None], target * certainty
+        self._prior, self._prior_sd = prior, prior_sd
+        busy = rows[:, 1:].any(axis=1)
+        self._groups = [np.flatnonzero(group) for group in (busy, ~busy) if group.any()]
+        """Busy and idle rows have scales of their own: neither drowns the other."""
+        self._scale = np.full(len(target), SCALE_FLOOR)
 
-def _robust_fit(rows: Floats, target: Floats, prior: Floats, prior_sd: Floats) -> _Fit:
-    """Iteratively reweighted ridge: Huber first, then Tukey. ``residual`` is relative to an interval's energy."""
-    base = _certainty(target, rows[:, 0])
-    busy = rows[:, 1:].sum(axis=1) > 0
-    scale, trust = np.full(len(target), SCALE_FLOOR), np.ones(len(target))
-    for step in range(12):
-        weighted = rows * (base * trust / scale**2)[:, None]
-        covariance = np.linalg.inv(weighted.T @ rows + np.diag(1.0 / prior_sd**2))
-        beta = covariance @ (weighted.T @ target + prior / prior_sd**2)
-        residual = (target - rows @ beta) * np.sqrt(base)
-        scale = _scales(residual, busy)
-        ratio = np.abs(residual) / scale
-        huber = np.minimum(1.0, _HUBER / np.maximum(ratio, 1e-12))
-        trust = huber if step < 6 else np.maximum(0.0, 1 - (ratio / _TUKEY) ** 2) ** 2
-    return _Fit(beta, covariance, residual)
+    def fit(self) -> _Fit:
+        """From scratch; the last steps stop when nothing moves any more."""
+        fit = self._solve(np.ones(len(self._target)))
+        for _ in range(_HUBER_STEPS):
+            ratio = self._ratio(fit.residual)
+            fit = self._solve(np.minimum(1.0, _HUBER / np.maximum(ratio, 1e-12)))
+        return self.refine(fit.beta, _TUKEY_STEPS, _CONVERGED)
+
+    def refine(self, beta: Floats, steps: int, tolerance: float = 0.0) -> _Fit:
+        """Up to ``steps`` of Tukey's weights from a solution that is near."""
+        residual = self._target - self._rows @ beta
+        for _ in range(steps):
+            fit = self._solve(np.maximum(0.0, 1 - (self._ratio(residual) / _TUKEY) ** 2) ** 2)
+            moved = float(np.max(np.abs(fit.beta - beta) / (np.abs(beta) + 1.0)))
+            beta, residual = fit.beta, fit.residual
+            if moved <= tolerance:
+                break
+        return fit
+
+    def _ratio(self, residual: Floats) -> Floats:
+        size = np.abs(residual)
+        for group in self._groups:
+            mine = size[group]
+            middle = len(mine) // 2
+            self._scale[group] = max(SCALE_FLOOR, _MAD_TO_SD * float(np.partition(mine, middle)[middle]))
+        return np.asarray(size / self._scale)
+
+    def _solve(self, trust: Floats) -> _Fit:
+        weighted = self._rows * (trust / self._scale**2)[:, None]
+        covariance = np.linalg.inv(weighted.T @ self._rows + np.diag(1.0 / self._prior_sd**2))
+        beta = covariance @ (weighted.T @ self._target + self._prior / self._prior_sd**2)
+        return _Fit(beta, covariance, self._target - self._rows @ beta, self._prior, self._prior_sd)
 
 
 def _fit_classes(share: Floats, changes: Changes) -> _Fit:
-    """P0 and D by class; the classes' prior is the one D that fits them all."""
+    """P0 and D by class; the classes' prior is the one D that fits them all.
+
+    On a device that was never idle only P0 + D can be learned; P0 then stays at its prior, and is not known.
+    """
     duration, energy = changes.duration_s, changes.energy_j
-    power = energy / duration
-    low, high = np.percentile(power, [5, 95])
+    certainty = _certainty(energy, duration)
+    low, high = np.percentile(energy / duration, [5, 95])
+    low_sd = 0.5 * low + 20.0
+    if float(duration.sum() - share.sum()) < _IDLE_INTERVALS * float(np.median(duration)):
+        low, low_sd = min(low, UNKNOWN_MODEL.idle_w), _IDLE_UNKNOWN_SD_W
     spread = max(float(high - low), 0.1 * float(high), 1.0)
+    prior, prior_sd = np.array([low, spread]), np.array([low_sd, 2 * spread])
+    if share.shape[1] == 0:
+        return _Ridge(duration[:, None], energy, certainty, prior[:1], prior_sd[:1]).fit()
     pooled_rows = np.stack([duration, share.sum(axis=1)], axis=1)
-    pooled = _robust_fit(pooled_rows, energy, np.array([low, spread]), np.array([0.5 * low + 20.0, 2 * spread]))
+    pooled = _Ridge(pooled_rows, energy, certainty, prior, prior_sd).fit()
     if share.shape[1] == 1:
         return pooled
-    if share.shape[1] == 0:
-        return _robust_fit(duration[:, None], energy, np.array([low]), np.array([0.5 * low + 20.0]))
     dynamic = max(float(pooled.beta[1]), 1.0)
     prior = np.concatenate([pooled.beta[:1], np.full(share.shape[1], dynamic)])
     prior_sd = np.concatenate([[0.5 * max(float(pooled.beta[0]), 1.0) + 20.0], np.full(share.shape[1], 0.5 * dynamic)])
-    return _robust_fit(np.concatenate([duration[:, None], share], axis=1), energy, prior, prior_sd)
+    return _Ridge(_with_idle(share, duration), energy, certainty, prior, prior_sd).fit()
+
+
+def _with_idle(share: Floats, duration: Floats) -> Floats:
+    return np.concatenate([duration[:, None], share], axis=1)
 
 
 def _model_from(fit: _Fit, names: Sequence[str], share: Floats, changes: Changes) -> PowerModel:
@@ -200,27 +242,45 @@ def _rows_at(times: ShareTimes, changes: Changes, lag_s: float) -> Floats:
     return times.between(changes.start_s - lag_s, changes.end_s - lag_s)
 
 
-def _misfit(times: ShareTimes, changes: Changes, lag_s: float) -> float:
-    return float(np.mean(np.abs(_fit_classes(_rows_at(times, changes, lag_s), changes).residual)))
+class _LagSearch:
+    """How well the spans explain the counter at one lag after the other; each fit starts from the first one."""
+
+    def __init__(self, times: ShareTimes, changes: Changes) -> None:
+        self._times, self._changes = times, changes
+        self._certainty = _certainty(changes.energy_j, changes.duration_s)
+        self._first = _fit_classes(_rows_at(times, changes, LAG_TYPICAL_S), changes)
+        self._costs: dict[int, float] = {}
+
+    def costs(self, lags_ms: Sequence[int]) -> list[float]:
+        """Mean absolute residual, relative to an interval's energy, at each lag."""
+        return [self._cost(lag_ms) for lag_ms in lags_ms]
+
+    def _cost(self, lag_ms: int) -> float:
+        if lag_ms not in self._costs:
+            share = _rows_at(self._times, self._changes, lag_ms / 1000.0)
+            rows = _with_idle(share, self._changes.duration_s)
+            ridge = _Ridge(rows, self._changes.energy_j, self._certainty, self._first.prior, self._first.prior_sd)
+            fit = ridge.refine(self._first.beta, _LAG_STEPS)
+            self._costs[lag_ms] = float(np.mean(np.abs(fit.residual)))
+        return self._costs[lag_ms]
 
 
 def find_lag(times: ShareTimes, changes: Changes) -> Lag:
-    """The lag with the smallest mean absolute residual, refined by a parabola; unknown when the residual hardly cares."""
-    changes = changes.thinned(MAX_ROWS // 5)
-    step_s = LAG_STEP_S
-    grid = list(np.arange(0.0, LAG_MAX_S + step_s / 2, step_s))
-    costs = [_misfit(times, changes, lag_s) for lag_s in grid]
+    """The lag with the smallest mean absolute residual, to 4 ms; unknown when the residual hardly cares."""
+    search = _LagSearch(times, changes.thinned(MAX_ROWS // 5))
+    grid = list(range(0, LAG_MAX_MS + 1, LAG_STEP_MS))
+    costs = search.costs(grid)
     if int(np.argmin(costs)) == len(grid) - 1:
-        far = list(np.arange(LAG_MAX_S + 0.05, LAG_FAR_MAX_S, 0.05))
-        grid += far
-        costs += [_misfit(times, changes, lag_s) for lag_s in far]
+        grid += range(LAG_MAX_MS + LAG_STEP_MS, LAG_FAR_MAX_MS, LAG_STEP_MS)
+        costs = search.costs(grid)
     best = int(np.argmin(costs))
     if max(costs) - costs[best] < 0.02 * costs[best] + 1e-4:
         return Lag(0.0, LAG_UNKNOWN_ERROR_S, known=False)
-    fine = [lag for lag in grid[best] + np.array([-0.012, -0.008, -0.004, 0.0, 0.004, 0.008, 0.012]) if lag >= 0]
-    fine_costs = [_misfit(times, changes, lag) for lag in fine]
-    lowest = int(np.argmin(fine_costs))
-    return Lag(float(fine[lowest]), LAG_ERROR_FLOOR_S + 0.002, known=True)
+    centre_ms = grid[best]
+    for step_ms in _LAG_REFINEMENT_MS:
+        near = [lag_ms for lag_ms in (centre_ms - step_ms, centre_ms, centre_ms + step_ms) if lag_ms >= 0]
+        centre_ms = near[int(np.argmin(search.costs(near)))]
+    return Lag(centre_ms / 1000.0, LAG_ERROR_FLOOR_S + 0.002, known=True)
 
 
 def calibrate(

@@ -7,11 +7,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from joulegate.metering.accounts import BucketKey, Cell, UseShare
 from joulegate.metering.conditions import Conditions
 from joulegate.metering.entry import BUCKET_S, Account, Position
 from joulegate.metering.interval import GAP_S, EnergyLine, Interval
-from joulegate.metering.learning import Learner
-from joulegate.metering.partition import BucketKey, Cell, Partition, SpanUse, UseShare
+from joulegate.metering.learning import Held, Learner
+from joulegate.metering.open_span import SpanUse
+from joulegate.metering.partition import Partition
 from joulegate.metering.policy import IdlePolicy
 from joulegate.metering.reading import CLOCK_EVENTS, Device, Method, Quality, Reading
 from joulegate.metering.snapshot import DeviceState, DeviceTotals
@@ -21,6 +23,10 @@ from joulegate.metering.uncertainty import SensorError, expanded
 HISTORY_S = 900.0
 NO_TOTALS = DeviceTotals()
 STALE_S = 10.0
+STEPPED_S = 1.0
+"""A wall clock that moved by more than this against the monotonic one was set, or the machine slept."""
+
+UNATTRIBUTED_SHARE = 0.05
 _POLL_PRIOR_S = 0.05
 
 _NAMED_BY_LINE = (Method.COUNTER, Method.INSTANT, Method.AVERAGE)
@@ -63,28 +69,39 @@ class DeviceMeter:
             history_s=HISTORY_S,
         )
         self._waiting: deque[Interval] = deque()
-        self._placed: deque[Interval] = deque()
+        self._placed: deque[tuple[float, Interval]] = deque()
+        self._line_end_s: float | None = None
+        """Where the newest placed interval ends, in the sensor's time and in the spans'."""
+        self._placed_end_s: float | None = None
         self._counter: tuple[int | None, float] | None = None
         self._accounts: dict[BucketKey, Account] = {}
         self._base: dict[BucketKey, Account] = {}
+        self._held: dict[str, Held] = {}
         self._reading: Reading | None = None
         self._up = False
         self._event_s: dict[str, float] = {}
         self._poll_s = _POLL_PRIOR_S
-        self._newest_s: float | None = None
         self.unattributed_lately = False
 
     # In
 
     def restore(self, position: Position, accounts: Sequence[Account], *, same_boot: bool) -> None:
-        """Go on where an earlier run stood: the energy since then becomes one long interval, or a new epoch."""
-        self.partition.epoch = position.epoch if same_boot else position.epoch + 1
+        """Go on where an earlier run stood: the energy since then becomes one long interval, or a new epoch.
+
+        Where the wall clock was set meanwhile, buckets of the two runs may overlap: an epoch of its own keeps them apart.
+        """
+        stepped = abs(position.wall_s - position.t_s - self._origin_s) > STEPPED_S
+        continues = same_boot and position.counter_mj is not None
+        self.partition.epoch = position.epoch if continues and not stepped else position.epoch + 1
         self._base = {BucketKey(a.epoch, a.bucket_s // BUCKET_S): a for a in accounts}
-        if same_boot and position.counter_mj is not None:
+        if continues and position.counter_mj is not None:
             self._line.start_from(position.counter_mj, position.t_s)
             self._counter = (position.counter_mj, position.t_s)
-        elif same_boot:
-            self.partition.epoch += 1
+
+    def reanchor(self, origin_s: float) -> None:
+        """The wall clock was set, or the machine slept: buckets are cut by ``origin_s`` from here on."""
+        self._origin_s = origin_s
+        self.partition.reanchor(origin_s)
 
     def feed(self, reading: Reading) -> None:
         """One reading; readings come in order of time."""
@@ -92,32 +109,51 @@ class DeviceMeter:
             self._up = False
             return
         last = self._reading
+        if last is not None and reading.t_s <= last.t_s:
+            return
         self._up, self._reading = True, reading
         if last is not None:
             self._count_events(last, reading.t_s - last.t_s)
         self.learner.see_reading(reading)
         self.conditions.add(reading)
-        for raw in self._line.feed(reading):
-            interval = raw if self.device.method in _NAMED_BY_LINE else replace(raw, method=self.device.method)
+        for interval in self._line.feed(reading):
             self._waiting.append(interval)
             self.learner.see_interval(interval)
 
     def _count_events(self, reading: Reading, held_s: float) -> None:
-        self._poll_s += 0.01 * (held_s - self._poll_s) if held_s < GAP_S else 0.0
+        if held_s < GAP_S:
+            self._poll_s += 0.01 * (held_s - self._poll_s)
         mask = reading.clock_events or 0
+        if not mask:
+            return
         for bit, name in enumerate(CLOCK_EVENTS):
             if mask >> bit & 1 and held_s < STALE_S:
                 self._event_s[name] = self._event_s.get(name, 0.0) + held_s
 
     def open(self, span: Span) -> None:
         """A span uses this device."""
+        power_class = span.power_class or span.model or ""
+        ended_s = math.inf if span.ended_s is None else span.ended_s
+        self._held.setdefault(span.request_id, (span.started_s, ended_s, power_class))
         self.partition.add(
             span.request_id,
             span.started_s,
             span.ended_s,
-            power_class=span.power_class or span.model or "",
+            power_class=power_class,
             edge_error_s=span.edge_error_s,
         )
+
+    def end(self, span_id: str, ended_s: float) -> None:
+        """An open span let the device go."""
+        held = self._held.get(span_id)
+        if held is not None:
+            self._held[span_id] = (held[0], ended_s, held[2])
+        self.partition.end(span_id, ended_s)
+
+    def drop(self, span_id: str) -> list[SpanUse]:
+        """Stop waiting for a span that ended where no reading looks."""
+        self._held.pop(span_id, None)
+        return self.partition.drop(span_id)
 
     # Time
 
@@ -125,24 +161,40 @@ class DeviceMeter:
         """Place what has waited long enough; returns the spans that became final."""
         lag_s = self.learner.lag.lag_s
         while self._waiting and self._waiting[0].end_s - lag_s <= now_s - self._hold_s:
-            interval = self._waiting.popleft()
-            self.partition.place(interval, lag_s)
-            self._placed.append(interval)
-        finished = self.partition.take_finished()
-        for use in finished:
-            span_class = use.power_class
-            self.learner.see_span(use.start_s, use.end_s, span_class)
+            self._place(self._waiting.popleft(), lag_s)
+        finished = self._take_finished()
         frontier_s = self.partition.frontier_s
-        if frontier_s is not None:
-            self._advance_counter(frontier_s, lag_s)
-            if self.learner.fit(frontier_s):
-                self.partition.set_model(self.learner.model)
-                finished += self.partition.take_finished()
+        if frontier_s is not None and self.learner.fit(frontier_s, self._held.values()):
+            self.partition.set_model(self.learner.model)
+            finished += self._take_finished()
+        self._advance_counter()
         return finished
 
-    def _advance_counter(self, frontier_s: float, lag_s: float) -> None:
-        while self._placed and self._placed[0].end_s - lag_s <= frontier_s + 1e-9:
-            interval = self._placed.popleft()
+    def _place(self, interval: Interval, lag_s: float) -> None:
+        """Place one interval; where a newly learned lag would tear a hole into the line, the interval is stretched."""
+        start_s, end_s = interval.start_s - lag_s, interval.end_s - lag_s
+        before_s = self._placed_end_s
+        if before_s is not None:
+            if start_s > before_s and interval.start_s == self._line_end_s:
+                interval = replace(interval, start_s=before_s + lag_s)
+            start_s = min(start_s, before_s)
+        self.partition.place(interval, lag_s)
+        self._line_end_s = interval.end_s
+        self._placed_end_s = max(end_s, start_s if before_s is None else before_s)
+        self._placed.append((self._placed_end_s, interval))
+
+    def _take_finished(self) -> list[SpanUse]:
+        finished = self.partition.take_finished()
+        for use in finished:
+            self._held.pop(use.span_id, None)
+            self.learner.see_span(use.start_s, use.end_s, use.power_class)
+        return finished
+
+    def _advance_counter(self) -> None:
+        """The counter's place is that of the newest interval that is settled whole."""
+        frontier_s = self.partition.frontier_s
+        while frontier_s is not None and self._placed and self._placed[0][0] <= frontier_s + 1e-9:
+            _, interval = self._placed.popleft()
             if interval.counter_mj is not None:
                 self._counter = (interval.counter_mj, interval.end_s)
             elif self._counter is None or interval.method is not Method.COUNTER:
@@ -151,9 +203,11 @@ class DeviceMeter:
     def finish(self) -> list[SpanUse]:
         """The run ends: settle everything that readings reach."""
         while self._waiting:
-            self.partition.place(self._waiting.popleft(), self.learner.lag.lag_s)
+            self._place(self._waiting.popleft(), self.learner.lag.lag_s)
         self.partition.flush()
-        return self.partition.take_finished()
+        finished = self._take_finished()
+        self._advance_counter()
+        return finished
 
     # Out
 
@@ -163,6 +217,17 @@ class DeviceMeter:
         if not self._up and self._reading is None:
             return Quality.MISSING
         return self.device.quality
+
+    def span_power_w(self, power_class: str) -> float | None:
+        """What one span of this class draws now: by the model once it was learned, before by the newest reading."""
+        model, busy = self.learner.model, max(1, self.partition.active_spans)
+        if model.calibrated:
+            return (model.idle_w + model.dynamic_of(power_class)) / busy
+        reading = self._reading
+        if reading is None:
+            return None
+        power_w = reading.power_w if reading.power_w is not None else reading.power_average_w
+        return None if power_w is None else power_w / busy
 
     def sensor_error(self) -> SensorError:
         """What is known of the sensor's errors."""
@@ -185,10 +250,17 @@ class DeviceMeter:
             self._move_totals(self._accounts.get(cell.key) or self._base.get(cell.key), account)
             self._accounts[cell.key] = account
             changed.append(account)
-            self.unattributed_lately = cell.unattributed_mj > 0.05 * max(1, cell.device_mj)
-        for key in [k for k in self._accounts if k.bucket < self._oldest_bucket()]:
-            del self._accounts[key]
+            self.unattributed_lately = cell.unattributed_mj > UNATTRIBUTED_SHARE * max(1, cell.device_mj)
+        if changed:
+            self._forget()
         return changed
+
+    def _forget(self) -> None:
+        """Accounts that no late span can reach any more."""
+        oldest = self._oldest_bucket()
+        for accounts in (self._accounts, self._base):
+            for key in [k for k in accounts if k.bucket < oldest]:
+                del accounts[key]
 
     def _oldest_bucket(self) -> int:
         frontier_s = self.partition.frontier_s or 0.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from joulegate.metering.apportion import apportion_whole
-from joulegate.metering.partition import SpanUse
 from joulegate.metering.reading import Method, Quality
 from joulegate.metering.span import Member, StartSource
 from joulegate.metering.uncertainty import COVERAGE_FACTOR
@@ -19,18 +19,53 @@ LAUNCH_EDGE_ERROR_S = 0.01
 """Standard error of a start that was inferred, and of one stamped at an asynchronous launch (notes, 6.2)."""
 
 BATCH_SPLIT_ERROR = 0.1
-"""Relative standard error of a member's share by images x steps x pixels (notes, 6.7: -2 to +18 % in a batch of four)."""
+"""Relative standard error of a member's share by images x steps x pixels (notes, 6.7: -2 to +18 % in one of four)."""
 
 _TRUST = (Method.COUNTER, Method.RAPL, Method.INSTANT, Method.AVERAGE, Method.MODEL, Method.SIMULATED)
+_OBSERVED_STARTS = frozenset({StartSource.DECLARED, StartSource.ENGINE, StartSource.HISTORY})
+
+
+class Observed(Protocol):
+    """What quality and flags depend on in one device's view of one span."""
+
+    @property
+    def start_s(self) -> float: ...  # noqa: D102
+
+    @property
+    def end_s(self) -> float: ...  # noqa: D102
+
+    @property
+    def energy_mj(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def methods(self) -> frozenset[Method]: ...  # noqa: D102
+
+    @property
+    def shared(self) -> bool: ...  # noqa: D102
+
+    @property
+    def partial(self) -> bool: ...  # noqa: D102
+
+    @property
+    def gap(self) -> bool: ...  # noqa: D102
+
+    @property
+    def late(self) -> bool: ...  # noqa: D102
+
+    @property
+    def contended(self) -> bool: ...  # noqa: D102
 
 
 def least_trusted(methods: Iterable[Method]) -> Method | None:
     """The method that a figure made from several must carry: the weakest of them."""
-    return max(methods, key=_TRUST.index, default=None)
+    found = tuple(methods)
+    if len(found) == 1:
+        return found[0]
+    return max(found, key=_TRUST.index, default=None)
 
 
 def quality_of(
-    uses: Sequence[SpanUse],
+    uses: Sequence[Observed],
     method: Method | None,
     *,
     primary: Method | None = None,
@@ -44,7 +79,7 @@ def quality_of(
     ``source_quality`` is what the devices' own figures can be at best, ``primary`` the method that the source promised:
     a figure from what stood in for it is not ``measured``.
     """
-    if method is None or all(use.energy_mj is None for use in uses):
+    if method is None or all([use.energy_mj is None for use in uses]):
         return Quality.MISSING
     if method is Method.SIMULATED or source_quality is Quality.SIMULATED:
         return Quality.SIMULATED
@@ -52,30 +87,39 @@ def quality_of(
         return Quality.DEFAULT
     if method is Method.MODEL or source_quality is Quality.MODELLED:
         return Quality.MODELLED
-    duration_s = min(use.end_s - use.start_s for use in uses)
-    observed = start_source in (StartSource.DECLARED, StartSource.ENGINE, StartSource.HISTORY)
-    alone = not any(use.shared or use.contended or use.partial or use.gap or use.late for use in uses)
-    alone = alone and (primary is None or method is primary)
-    if alone and observed and members == 1 and duration_s >= RESOLVED_STEPS * step_s:
-        return Quality.MEASURED
-    return Quality.APPORTIONED
+    if members > 1 or start_source not in _OBSERVED_STARTS or (primary is not None and method is not primary):
+        return Quality.APPORTIONED
+    for use in uses:
+        if use.shared or use.contended or use.partial or use.gap or use.late:
+            return Quality.APPORTIONED
+        if use.end_s - use.start_s < RESOLVED_STEPS * step_s:
+            return Quality.APPORTIONED
+    return Quality.MEASURED
 
 
 def flags_of(
-    uses: Sequence[SpanUse], *, step_s: float, start_source: StartSource, primary: Method | None = None
+    uses: Sequence[Observed], *, step_s: float, start_source: StartSource, primary: Method | None = None
 ) -> tuple[str, ...]:
     """The closed words that say why a figure is less than measured."""
-    duration_s = min((use.end_s - use.start_s for use in uses), default=0.0)
-    found = {
-        "late": any(use.late for use in uses),
-        "partial": any(use.partial for use in uses),
-        "inferred_start": start_source in (StartSource.FIFO, StartSource.ARRIVAL),
-        "below_resolution": duration_s < step_s,
-        "gap": any(use.gap for use in uses),
-        "contended": any(use.contended for use in uses),
-        "source_changed": any(len(use.methods | ({primary} if primary else set())) > 1 for use in uses if use.methods),
-    }
-    return tuple(word for word, applies in found.items() if applies)
+    late = partial = gap = contended = changed = False
+    short = not uses and step_s > 0
+    for use in uses:
+        late, partial, gap = late or use.late, partial or use.partial, gap or use.gap
+        contended = contended or use.contended
+        short = short or use.end_s - use.start_s < step_s
+        others = len(use.methods) - (primary in use.methods)
+        changed = changed or (bool(use.methods) and others + (primary is not None) > 1)
+    inferred = start_source is StartSource.FIFO or start_source is StartSource.ARRIVAL
+    words = (
+        ("late", late),
+        ("partial", partial),
+        ("inferred_start", inferred),
+        ("below_resolution", short),
+        ("gap", gap),
+        ("contended", contended),
+        ("source_changed", changed),
+    )
+    return tuple([word for word, applies in words if applies])
 
 
 def combine(parts: Iterable[float]) -> float:
@@ -88,6 +132,8 @@ def split_members(energy_mj: int, members: Sequence[Member]) -> list[int]:
 
     Returns one figure a member, in the order given.
     """
+    if len(members) == 1:
+        return [energy_mj]
     order = sorted(range(len(members)), key=lambda i: members[i].request_id)
     parts = apportion_whole(energy_mj, [members[i].work.units for i in order])
     split = [0] * len(members)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ParamSpec, TypeVar
 
 from joulegate.metering.apportion import apportion
 from joulegate.metering.batch import Restored
 from joulegate.metering.device_meter import DeviceMeter
 from joulegate.metering.entry import BUCKET_S, Account, DeviceUse, Position, RequestEntry, Share, Status
+from joulegate.metering.fifo import FifoServer
 from joulegate.metering.figures import (
+    FIFO_EDGE_ERROR_S,
     combine,
     flags_of,
     least_trusted,
@@ -18,11 +21,14 @@ from joulegate.metering.figures import (
     quality_of,
     split_members,
 )
-from joulegate.metering.partition import SpanUse
+from joulegate.metering.open_span import SpanUse
 from joulegate.metering.policy import IdlePolicy
 from joulegate.metering.reading import Device, Method, Quality, Reading
 from joulegate.metering.snapshot import DeviceState, DeviceTotals
-from joulegate.metering.span import Member, Outcome, Span
+from joulegate.metering.span import Member, Outcome, Span, StartSource
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 PROVISIONAL_ERROR = 0.5
 """Relative expanded uncertainty of a provisional figure: a model's word, not yet the counter's."""
@@ -36,8 +42,10 @@ class Options:
     foreign_tolerance: float = 0.15
     lag_s: float | None = None
     hold_s: float = 2.0
-    longest_s: float = 3600.0
-    """A span that nobody ended for this long is ended as cancelled."""
+    longest_s: float = 3500.0
+    """A span that nobody ended for this long is ended there as cancelled; the ledger can restore an hour."""
+    slots: int | None = None
+    """How many requests a server works on at once, to infer the starts of those that only tell their arrival."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,18 @@ class Progress:
     positions: tuple[Position, ...] = ()
 
 
+SILENT_S = 30.0
+"""A finished request waits this long for a device that gives no readings; then it is final without it."""
+
+_INSTANT_S = 1e-3
+
+CHECK_S = 1.0
+"""How often spans are looked through for those that run for too long or wait for a silent device."""
+
+STEPPED_S = 1.0
+"""A wall clock that is off the first anchor by this much was set, or the machine slept."""
+
+
 @dataclass(slots=True)
 class _Tracked:
     """A span on its way to its final figure."""
@@ -56,22 +76,37 @@ class _Tracked:
     span: Span
     waiting_for: set[str]
     uses: list[SpanUse] = field(default_factory=list)
+    partial: bool = False
+    queued: bool = False
+    """It has arrived and waits for a slot: no device works on it."""
 
 
 class HostMeter:
-    """Meters all devices of a host. ``origin_s`` is Unix time minus the monotonic clock at the start."""
+    """Meters all devices of a host.
+
+    ``origin_s`` is Unix time minus the monotonic clock at the start. What goes wrong inside one device's meter is
+    counted in ``faults`` and stays with that device (law 8).
+    """
 
     def __init__(self, options: Options, *, origin_s: float, boot_id: str = "") -> None:
         self.devices: dict[str, DeviceMeter] = {}
+        self.faults: dict[str, int] = {}
+        self.last_fault: str | None = None
         self.late_spans = 0
         self.unknown_devices = 0
         self._options = options
         self._origin_s = origin_s
         self._boot_id = boot_id
         self._tracked: dict[str, _Tracked] = {}
+        self._owners: dict[str, str] = {}
+        self._servers: dict[tuple[str, ...], FifoServer] = {}
         self._done: list[RequestEntry] = []
         self._positions: dict[str, Position] = {}
         self._restored = Restored()
+        self._unclaimed: set[str] = set()
+        self._unclaimed_from_s: float | None = None
+        self._gone: set[str] = set()
+        self._checked_s = -math.inf
 
     @property
     def pending(self) -> int:
@@ -84,7 +119,9 @@ class HostMeter:
         """Meter a device; one that is known already takes over what is new about it."""
         known = self.devices.get(device.id)
         if known is not None:
-            known.device = device
+            if known.device != device:
+                known.device = device
+            self._gone.discard(device.id)
             return
         meter = DeviceMeter(
             device,
@@ -96,10 +133,16 @@ class HostMeter:
             totals=self._restored.totals.get(device.id, DeviceTotals()),
         )
         self.devices[device.id] = meter
-        for position in self._restored.positions:
-            if position.device == device.id:
-                mine = [account for account in self._restored.accounts if account.device == device.id]
-                meter.restore(position, mine, same_boot=bool(self._boot_id) and position.boot_id == self._boot_id)
+        position = self._restored_position(device.id)
+        if position is not None:
+            mine = [account for account in self._restored.accounts if account.device == device.id]
+            meter.restore(position, mine, same_boot=self._is_this_boot(position))
+
+    def _restored_position(self, device: str) -> Position | None:
+        return next((position for position in self._restored.positions if position.device == device), None)
+
+    def _is_this_boot(self, position: Position) -> bool:
+        return bool(self._boot_id) and position.boot_id == self._boot_id
 
     def restore(self, restored: Restored) -> None:
         """What an earlier run left; call before devices are added, then ``reopen`` after."""
@@ -108,34 +151,67 @@ class HostMeter:
     def reopen(self, pending_mj: Mapping[tuple[str, int], int]) -> None:
         """Spans without a final figure go on.
 
-        ``pending_mj`` is what the earlier run had placed on unfinished requests,
-        by device and bucket start; it is divided over the restored spans by the time they held the device.
+        ``pending_mj`` is what the earlier run had placed on unfinished requests, by device and bucket start; it is
+        divided over the restored spans by the time they held the device. A device that is not here any more gives its
+        part of them all the same.
         """
-        positions = {position.device: position for position in self._restored.positions}
+        for device in sorted({device for device, _ in pending_mj} - self.devices.keys()):
+            self._add_gone(device)
+        stopped_s = max((p.t_s for p in self._restored.positions if self._is_this_boot(p)), default=None)
         for span in self._restored.spans:
-            ended = span
+            opened = span
             if span.ended_s is None and span.request_id in self._restored.earlier_boot:
-                stopped_s = max((p.t_s for p in positions.values()), default=span.started_s)
-                ended = replace(span, ended_s=max(span.started_s, stopped_s), outcome=Outcome.CANCELLED)
-            self.begin(ended)
+                ended_s = self._stopped_at_s(span.started_s)
+                opened = replace(span, ended_s=max(span.started_s, ended_s), outcome=Outcome.CANCELLED)
+            self.begin(opened)
+            if opened.ended_s is None:
+                self._unclaimed.add(opened.request_id)
+        self._unclaimed_from_s = stopped_s
         for (device, bucket_s), energy_mj in sorted(pending_mj.items()):
-            self._hand_back(device, bucket_s, energy_mj, positions.get(device))
+            self._hand_back(device, bucket_s, energy_mj)
 
-    def _hand_back(self, device: str, bucket_s: int, energy_mj: int, position: Position | None) -> None:
-        meter = self.devices.get(device)
+    def _stopped_at_s(self, default_s: float) -> float:
+        """When the earlier boot's run was last seen, on this boot's monotonic axis (it may be negative)."""
+        return max((p.wall_s - self._origin_s for p in self._restored.positions), default=default_s)
+
+    def _add_gone(self, device: str) -> None:
+        """A meter for a device that only the ledger knows: nothing reads it, it only gives back what it had placed."""
+        mine = [account for account in self._restored.accounts if account.device == device]
+        if mine:
+            self.add_device(Device(device, device, mine[-1].method, mine[-1].quality))
+            self._gone.add(device)
+
+    def _hand_back(self, device: str, bucket_s: int, energy_mj: int) -> None:
+        meter, position = self.devices.get(device), self._restored_position(device)
         if meter is None or position is None or energy_mj <= 0:
             return
-        until_s = min(bucket_s + BUCKET_S, position.wall_s) - self._origin_s
+        origin_s = position.wall_s - position.t_s if self._is_this_boot(position) else self._origin_s
+        from_s, until_s = bucket_s - origin_s, min(bucket_s + BUCKET_S, position.wall_s) - origin_s
         held = []
         for request_id, tracked in sorted(self._tracked.items()):
             ended_s = math.inf if tracked.span.ended_s is None else tracked.span.ended_s
-            seconds = min(ended_s, until_s) - max(tracked.span.started_s, bucket_s - self._origin_s)
-            if device in tracked.waiting_for and seconds > 0:
+            seconds = min(ended_s, until_s) - max(tracked.span.started_s, from_s)
+            if device in tracked.waiting_for and not tracked.queued and seconds > 0:
                 held.append((request_id, seconds))
-        for (request_id, seconds), part in zip(
-            held, apportion(energy_mj, [s for _, s in held]) if held else [], strict=True
-        ):
+        if not held:
+            held = [(request_id, _INSTANT_S) for request_id in self._nearest(device, from_s)]
+        parts = apportion(energy_mj, [seconds for _, seconds in held]) if held else []
+        for (request_id, seconds), part in zip(held, parts, strict=True):
             meter.adopt(request_id, [(bucket_s, part, seconds)])
+
+    def _nearest(self, device: str, t_s: float) -> list[str]:
+        """The span of a device whose time is nearest: a lag may push a span's first millijoules beyond its bucket."""
+        mine = [(r, t.span) for r, t in sorted(self._tracked.items()) if device in t.waiting_for and not t.queued]
+        return [min(mine, key=lambda item: abs(item[1].started_s - t_s))[0]] if mine else []
+
+    def reanchor(self, origin_s: float) -> bool:
+        """Tell the wall clock (Unix minus monotonic). Where it was set, or the machine slept, accounts follow it."""
+        if abs(origin_s - self._origin_s) <= STEPPED_S:
+            return False
+        self._origin_s = origin_s
+        for device, meter in self.devices.items():
+            self._guarded(device, meter.reanchor, origin_s)
+        return True
 
     # Spans
 
@@ -143,36 +219,107 @@ class HostMeter:
         """A span began, or is told whole. False when its id is known and nothing changed."""
         known = self._tracked.get(span.request_id)
         if known is not None:
+            self._unclaimed.discard(span.request_id)
             return self.end(span.request_id, span.ended_s, span.outcome) if span.ended_s is not None else False
-        devices = span.devices or tuple(self.devices)
+        billed = span.members or (Member(span.request_id),)
+        members = tuple(member for member in billed if member.request_id not in self._owners)
+        if not members:
+            return False
+        devices = span.devices or tuple(device for device in self.devices if device not in self._gone)
         mine = tuple(device for device in devices if device in self.devices)
         self.unknown_devices += len(devices) - len(mine)
-        members = span.members or (Member(span.request_id),)
         span = replace(span, devices=mine, members=members)
-        self._tracked[span.request_id] = _Tracked(span, set(mine))
-        for device in mine:
-            self.devices[device].open(span)
+        tracked = _Tracked(span, set(mine), partial=len(mine) < len(devices))
+        self._tracked[span.request_id] = tracked
+        self._owners.update(dict.fromkeys((member.request_id for member in members), span.request_id))
+        if self._options.slots is not None:
+            self._arrive(tracked, self._options.slots)
+        if not tracked.queued:
+            self._open(tracked)
         if not mine and span.ended_s is not None:
             self._finish(span.request_id)
         return True
+
+    def _open(self, tracked: _Tracked) -> None:
+        for device in tracked.span.devices:
+            self._guarded(device, self.devices[device].open, tracked.span)
 
     def end(self, request_id: str, ended_s: float, outcome: Outcome) -> bool:
         """A span ended. False when it is unknown or had ended already."""
         tracked = self._tracked.get(request_id)
         if tracked is None or tracked.span.ended_s is not None:
             return False
+        self._unclaimed.discard(request_id)
         ended_s = max(ended_s, tracked.span.started_s)
         tracked.span = replace(tracked.span, ended_s=ended_s, outcome=outcome)
-        for device in tracked.span.devices:
-            self.devices[device].partition.end(request_id, ended_s)
+        if self._options.slots is not None:
+            server = self._servers[_set_of(tracked.span)]
+            server.leave(request_id, ended_s)
+            self._serve(server)
+        if not tracked.queued:
+            for device in tracked.span.devices:
+                self._guarded(device, self.devices[device].end, request_id, ended_s)
         if not tracked.span.devices:
             self._finish(request_id)
         return True
+
+    def _arrive(self, tracked: _Tracked, slots: int) -> None:
+        """Take a span into the queue of its devices; only an observed start is believed."""
+        span = tracked.span
+        server = self._servers.setdefault(_set_of(span), FifoServer(slots))
+        inferred = span.start_source in (StartSource.ARRIVAL, StartSource.FIFO)
+        arrived_s = span.started_s if span.arrived_s is None else span.arrived_s
+        tracked.queued = inferred
+        server.add(span.request_id, arrived_s, span.ended_s, None if inferred else span.started_s)
+        self._serve(server)
+
+    def _serve(self, server: FifoServer) -> None:
+        """Open the spans whose start became known."""
+        for request_id, started_s in server.take_starts().items():
+            tracked = self._tracked.get(request_id)
+            if tracked is None or not tracked.queued:
+                continue
+            edge_error_s = math.hypot(tracked.span.edge_error_s, FIFO_EDGE_ERROR_S)
+            tracked.span = replace(
+                tracked.span, started_s=started_s, start_source=StartSource.FIFO, edge_error_s=edge_error_s
+            )
+            tracked.queued = False
+            self._open(tracked)
 
     def span(self, request_id: str) -> Span | None:
         """A span without a final figure."""
         tracked = self._tracked.get(request_id)
         return None if tracked is None else tracked.span
+
+    def running(self) -> list[Span]:
+        """Spans that nobody has ended yet."""
+        return [tracked.span for tracked in self._tracked.values() if tracked.span.ended_s is None]
+
+    def claim(self, request_ids: Iterable[str]) -> None:
+        """Somebody answers for these requests."""
+        for request_id in request_ids:
+            self._unclaimed.discard(self._owners.get(request_id, request_id))
+
+    def abandon(self, request_ids: Iterable[str], at_s: float) -> list[Span]:
+        """Nobody will end these requests any more: end those that run at ``at_s``, as cancelled."""
+        ended = []
+        for request_id in dict.fromkeys(self._owners.get(request_id, request_id) for request_id in request_ids):
+            if self.end(request_id, at_s, Outcome.CANCELLED):
+                span = self.span(request_id)
+                if span is not None:
+                    ended.append(span)
+        return ended
+
+    def abandon_unclaimed(self) -> list[Span]:
+        """End the restored spans that nobody answered for, where the earlier run was last seen."""
+        unclaimed, self._unclaimed = sorted(self._unclaimed), set()
+        at_s = self._unclaimed_from_s
+        spans = [span for span in map(self.span, unclaimed) if span is not None]
+        return [
+            ended
+            for span in spans
+            for ended in self.abandon([span.request_id], span.started_s if at_s is None else max(span.started_s, at_s))
+        ]
 
     # Time
 
@@ -181,23 +328,33 @@ class HostMeter:
         for reading in readings:
             meter = self.devices.get(reading.device)
             if meter is not None:
-                meter.feed(reading)
+                self._guarded(reading.device, meter.feed, reading)
 
     def advance(self, now_s: float) -> Progress:
         """Let time pass: place what has waited long enough."""
-        for tracked in list(self._tracked.values()):
-            if tracked.span.ended_s is None and now_s - tracked.span.started_s > self._options.longest_s:
-                self.end(tracked.span.request_id, now_s, Outcome.CANCELLED)
-        for meter in self.devices.values():
-            self._take(meter.advance(now_s))
-        self._give_up_on_the_silent(now_s)
+        check = now_s - self._checked_s >= CHECK_S
+        if check:
+            self._checked_s = now_s
+            self._end_the_longest(now_s)
+        for device, meter in self.devices.items():
+            self._take(self._guarded(device, meter.advance, now_s) or ())
+        if check:
+            self._give_up_on_the_silent(now_s)
         return self._progress()
 
     def finish(self) -> Progress:
         """The run ends: settle what readings reach; what they do not stays pending for the next run."""
-        for meter in self.devices.values():
-            self._take(meter.finish())
+        for device, meter in self.devices.items():
+            self._take(self._guarded(device, meter.finish) or ())
         return self._progress()
+
+    def _guarded(self, device: str, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | None:
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - law 8: whatever is wrong with one device, the others go on
+            self.faults[device] = self.faults.get(device, 0) + 1
+            self.last_fault = f"{device}: {type(error).__name__}: {' '.join(str(error).split())}"
+            return None
 
     def _take(self, uses: Sequence[SpanUse]) -> None:
         for use in uses:
@@ -210,22 +367,32 @@ class HostMeter:
             if not tracked.waiting_for:
                 self._finish(use.span_id)
 
+    def _end_the_longest(self, now_s: float) -> None:
+        longest_s = self._options.longest_s
+        late = [
+            tracked.span
+            for tracked in self._tracked.values()
+            if tracked.span.ended_s is None and now_s - tracked.span.started_s > longest_s
+        ]
+        for span in late:
+            self.end(span.request_id, span.started_s + longest_s, Outcome.CANCELLED)
+
     def _give_up_on_the_silent(self, now_s: float) -> None:
         """A device that gives no readings cannot hold its spans' figures for ever."""
+        patience_s = SILENT_S + self._options.hold_s
         for request_id, tracked in list(self._tracked.items()):
             ended_s = tracked.span.ended_s
-            if ended_s is None or now_s - ended_s < SILENT_S:
+            if ended_s is None or now_s - ended_s < patience_s:
                 continue
-            silent = {d for d in tracked.waiting_for if self._is_silent(d, ended_s, now_s)}
-            tracked.waiting_for -= silent
-            for device in silent:
-                self._take(self.devices[device].partition.drop(request_id))
+            for device in sorted(tracked.waiting_for):
+                frontier_s = self.devices[device].partition.frontier_s
+                faulty = self.faults.get(device, 0) > 0
+                if frontier_s is None or frontier_s < ended_s or faulty:
+                    tracked.waiting_for.discard(device)
+                    tracked.partial = True
+                    self._take(self._guarded(device, self.devices[device].drop, request_id) or ())
             if request_id in self._tracked and not tracked.waiting_for:
                 self._finish(request_id)
-
-    def _is_silent(self, device: str, ended_s: float, now_s: float) -> bool:
-        frontier_s = self.devices[device].partition.frontier_s
-        return now_s - ended_s > SILENT_S and (frontier_s is None or frontier_s < ended_s)
 
     def _progress(self) -> Progress:
         entries, self._done = tuple(self._done), []
@@ -243,6 +410,9 @@ class HostMeter:
 
     def _finish(self, request_id: str) -> None:
         tracked = self._tracked.pop(request_id)
+        self._unclaimed.discard(request_id)
+        for member in tracked.span.members:
+            self._owners.pop(member.request_id, None)
         self._done.extend(self._entries(tracked))
 
     def _entries(self, tracked: _Tracked) -> list[RequestEntry]:
@@ -263,6 +433,9 @@ class HostMeter:
             source_quality=_weakest(device.quality for device in devices),
         )
         flags = flags_of(uses, step_s=step_s, start_source=span.start_source, primary=None if simulated else primary)
+        if tracked.partial and "partial" not in flags:
+            flags = (*flags, "partial")
+            quality = Quality.APPORTIONED if quality is Quality.MEASURED else quality
         errors = [self.devices[use.device].uncertainty_of(use) for use in known]
         total = (combine(e[0] for e in errors), combine(e[1] for e in errors))
         total_mj = sum(use.energy_mj or 0 for use in known)
@@ -284,7 +457,7 @@ class HostMeter:
                     outcome=span.outcome,
                     work=member.work,
                     started_s=span.started_s + self._origin_s,
-                    ended_s=(span.ended_s or span.started_s) + self._origin_s,
+                    ended_s=(span.started_s if span.ended_s is None else span.ended_s) + self._origin_s,
                     start_source=span.start_source,
                     energy_mj=energy_mj if known else None,
                     u_measurement_mj=math.ceil(error[0]) if known else None,
@@ -319,16 +492,15 @@ class HostMeter:
         ]
 
     def provisional(self, span: Span, now_s: float) -> list[RequestEntry]:
-        """What a span's members owe as far as the model can tell: pending figures with a wide U."""
+        """What a span's members owe as far as can be told now: pending figures with a wide U, none before a reading."""
         power_w = 0.0
         qualities = []
         for device in span.devices or tuple(self.devices):
             meter = self.devices.get(device)
-            if meter is None:
+            device_w = None if meter is None else meter.span_power_w(span.power_class or span.model or "")
+            if meter is None or device_w is None:
                 continue
-            model = meter.learner.model
-            busy = max(1, meter.partition.active_spans)
-            power_w += (model.idle_w + model.dynamic_of(span.power_class or span.model or "")) / busy
+            power_w += device_w
             qualities.append(meter.device)
         if not qualities:
             return []
@@ -360,11 +532,16 @@ class HostMeter:
 
     def states(self, now_s: float, errors: Mapping[str, Mapping[str, int]]) -> dict[str, DeviceState]:
         """Every device now, for the snapshot."""
-        return {device: meter.state(now_s, errors.get(device, {})) for device, meter in self.devices.items()}
+        return {
+            device: meter.state(now_s, self._errors_of(device, errors.get(device, {})))
+            for device, meter in self.devices.items()
+            if device not in self._gone
+        }
 
+    def _errors_of(self, device: str, errors: Mapping[str, int]) -> Mapping[str, int]:
+        faults = self.faults.get(device)
+        return errors if faults is None else {**errors, "meter_fault": faults}
 
-SILENT_S = 30.0
-"""A finished request waits this long for a device that gives no readings; then it is final without it."""
 
 _WEAKNESS = (
     Quality.MEASURED,
@@ -376,5 +553,9 @@ _WEAKNESS = (
 )
 
 
-def _weakest(qualities: object) -> Quality | None:
-    return max(qualities, key=_WEAKNESS.index, default=None)  # type: ignore[call-overload,no-any-return]
+def _weakest(qualities: Iterable[Quality]) -> Quality | None:
+    return max(qualities, key=_WEAKNESS.index, default=None)
+
+
+def _set_of(span: Span) -> tuple[str, ...]:
+    return tuple(sorted(span.devices))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -145,7 +146,8 @@ class EnergyLine:
     """A device's one monotone energy line: its counter, or its integrated power when there is no counter to believe.
 
     ``power_method`` says what the power readings are. A counter that is stuck while power flows is left for the
-    integral with a new epoch, and taken back when it moves again.
+    integral with a new epoch, and taken back when it moves again. So is one that is not delivered any more, after
+    ``patience_s``.
     """
 
     def __init__(
@@ -155,10 +157,12 @@ class EnergyLine:
         hole_s: float = GAP_S,
         gap_s: float = GAP_S,
         resolved: bool | None = None,
+        patience_s: float = STUCK_S,
     ) -> None:
         self._counter = CounterLine(gap_s=gap_s, resolved=resolved)
         self._power_method = power_method
         self._hole_s = hole_s
+        self._patience_s = patience_s
         self._power = PowerLine(power_method, hole_s=hole_s)
         self._on_power = False
         self._seen_counter = False
@@ -191,14 +195,23 @@ class EnergyLine:
         """Intervals that this reading closed, oldest first."""
         power_w = reading.power_w if reading.power_w is not None else reading.power_average_w
         if reading.energy_mj is None:
-            return [] if self._seen_counter or power_w is None else self._feed_power(power_w, reading.t_s)
+            return [] if power_w is None else self._feed_power(power_w, reading.t_s)
         return self._feed_counter(reading.energy_mj, power_w, reading.t_s)
 
     def _feed_power(self, power_w: float, t_s: float) -> list[Interval]:
+        if self._seen_counter and not self._on_power:
+            return self._wait_for_counter(power_w, t_s)
         self._on_power = True
         interval = self._power.feed(power_w, t_s)
         self._line_s = t_s
         return [] if interval is None else [interval]
+
+    def _wait_for_counter(self, power_w: float, t_s: float) -> list[Interval]:
+        if math.isinf(self._patience_s):
+            return []
+        self._waiting.append((power_w, t_s))
+        moved_s = self._waiting[0][1] if self._moved_s is None else self._moved_s
+        return self._fall_back() if t_s - moved_s >= self._patience_s else []
 
     def _feed_counter(self, value_mj: int, power_w: float | None, t_s: float) -> list[Interval]:
         closed: list[Interval] = []

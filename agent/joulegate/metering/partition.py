@@ -15,13 +15,16 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from joulegate.metering.clocks import Clocks, ClockTimes
+from joulegate.metering.accounts import BucketKey, Cell, UseShare
+from joulegate.metering.clocks import Clocks
 from joulegate.metering.interval import Interval, Kind
 from joulegate.metering.model import FLOOR_W, PowerModel
+from joulegate.metering.open_span import OpenSpan, OwnPower, SpanUse
 from joulegate.metering.reading import Method
-from joulegate.metering.uncertainty import Evidence
+
+__all__ = ["GUARD_S", "BucketKey", "Cell", "OwnPower", "Partition", "SpanUse", "UseShare"]
 
 GUARD_S = 1.0
 """Foreign load is judged over at least this much time, so that a single late counter step accuses nobody."""
@@ -29,69 +32,10 @@ GUARD_S = 1.0
 GUARD_TOLERANCE = 0.15
 GUARD_TOLERANCE_UNCALIBRATED = 1.0
 
-CONTENDED_SHARE = 0.05
-"""A span that saw this much foreign energy, relative to its own, loses quality."""
-
 _END, _START, _EMPTY_END = 0, 1, 2
 
-
-@dataclass(frozen=True, slots=True)
-class SpanUse:
-    """One span's final figures on one device. ``energy_mj`` is ``None`` when no reading saw any of it."""
-
-    span_id: str
-    device: str
-    power_class: str
-    start_s: float
-    end_s: float
-    energy_mj: int | None
-    evidence: Evidence
-    shares: tuple[UseShare, ...]
-    methods: frozenset[Method]
-    shared: bool
-    partial: bool
-    gap: bool
-    late: bool
-    contended: bool
-
-
-@dataclass(frozen=True, slots=True)
-class OwnPower:
-    """Dynamic watts of one span and the relative standard error of its share, where they were learned for itself."""
-
-    dynamic_w: float
-    share_error: float
-
-
-_START_OF_TIME = ClockTimes()
-
-
-@dataclass(slots=True)
-class _Open:
-    """A span from its announcement to its settlement."""
-
-    span_id: str
-    start_s: float
-    end_s: float | None
-    power_class: str
-    edge_error_s: float
-    own_power: OwnPower | None = None
-    dynamic_w: float = 0.0
-    share_error: float = 0.0
-    base: ClockTimes = _START_OF_TIME
-    settled_s: float = 0.0
-    energy_mj: int = 0
-    exact_mj: float = 0.0
-    seen: list[float] = field(default_factory=lambda: [0.0] * 6)
-    start_w: float = 0.0
-    end_w: float = 0.0
-    shares: list[UseShare] = field(default_factory=list)
-    methods: set[Method] = field(default_factory=set)
-    late: bool = False
-
-
-_GAP, _COVERED = 3, 4
-"""Places in ``_Open.seen`` that claims add to; the others are filled by settlement."""
+_Edge = tuple[float, int, str, OpenSpan]
+"""Time, kind, span id, span: no two are alike in the first three, so a heap never compares spans."""
 
 
 @dataclass(slots=True)
@@ -125,7 +69,8 @@ class Partition:
     Feed spans (``add``, ``end``) and intervals (``place``) in any interleaving;
     time only moves forward with the intervals. ``bucket_s`` is the length of an accounting bucket and
     ``bucket_origin_s`` what must be added to span times to get the axis on which buckets are cut. With ``charge_idle``
-    False spans owe dynamic power only. ``history_s`` is how long closed intervals stay open to claims of late spans.
+    False spans owe dynamic power only. ``guard_s`` is the shortest stretch over which foreign load is judged.
+    ``history_s`` is how long closed intervals stay open to claims of late spans.
     """
 
     def __init__(
@@ -138,6 +83,7 @@ class Partition:
         epoch: int = 0,
         charge_idle: bool = True,
         guard_tolerance: float = GUARD_TOLERANCE,
+        guard_s: float = GUARD_S,
         history_s: float = 0.0,
     ) -> None:
         self.device = device
@@ -149,12 +95,13 @@ class Partition:
         self._origin_s = bucket_origin_s
         self._charge_idle = charge_idle
         self._tolerance = guard_tolerance
+        self._guard_s = guard_s
         self._history_s = history_s
-        self._edges: list[tuple[float, int, str]] = []
-        self._spans: dict[str, _Open] = {}
-        self._active: dict[str, _Open] = {}
+        self._edges: list[_Edge] = []
+        self._spans: dict[str, OpenSpan] = {}
+        self._active: dict[str, OpenSpan] = {}
         self._active_w = 0.0
-        self._any_unknown = False
+        self._unknown = 0
         self._clocks = Clocks()
         self._pieces: list[_Piece] = []
         self._placed_s: float | None = None
@@ -181,11 +128,11 @@ class Partition:
         """
         if span_id in self._spans:
             return
-        span = _Open(span_id, start_s, None, power_class, edge_error_s, own_power)
+        span = OpenSpan(span_id, start_s, power_class, edge_error_s, own_power)
         self._spans[span_id] = span
         if self.frontier_s is not None and start_s < self.frontier_s:
-            self._claim(span, min(self.frontier_s, self.frontier_s if end_s is None else end_s))
-        heapq.heappush(self._edges, (start_s, _START, span_id))
+            self._claim(span, self.frontier_s if end_s is None else min(self.frontier_s, end_s))
+        heapq.heappush(self._edges, (start_s, _START, span_id, span))
         if end_s is not None:
             self.end(span_id, end_s)
 
@@ -194,21 +141,18 @@ class Partition:
         span = self._spans.get(span_id)
         if span is None or span.end_s is not None:
             return
-        span.end_s = max(end_s, span.start_s)
-        if span_id in self._active and self.frontier_s is not None and end_s < self.frontier_s:
+        if self.frontier_s is not None and end_s < self.frontier_s and span_id in self._active:
             span.late = True
-        heapq.heappush(self._edges, (span.end_s, _END if span.end_s > span.start_s else _EMPTY_END, span_id))
+        if end_s > span.start_s:
+            span.end_s = end_s
+            heapq.heappush(self._edges, (end_s, _END, span_id, span))
+        else:
+            span.end_s = span.start_s
+            heapq.heappush(self._edges, (span.start_s, _EMPTY_END, span_id, span))
 
     def adopt(self, span_id: str, shares: Iterable[UseShare], method: Method) -> None:
         """Give a span what an earlier run had placed on it already (after ``add``, before time moves)."""
-        span = self._spans[span_id]
-        for share in shares:
-            span.energy_mj += share.energy_mj
-            span.exact_mj += share.energy_mj
-            span.shares.append(share)
-            span.methods.add(method)
-            span.seen[_COVERED] += share.held_s
-            span.seen[_GAP] += share.energy_mj
+        self._spans[span_id].receive(shares, method)
 
     @property
     def active_spans(self) -> int:
@@ -227,12 +171,21 @@ class Partition:
 
     def set_model(self, model: PowerModel) -> None:
         """Use another power model from the frontier on; what is settled stays."""
-        self._settle_active()
+        self.flush()
+        if self._cell is not None:
+            self._settle_active(self._cell)
         self._model = model
-        self._any_unknown = True
         for span in self._active.values():
-            self._weigh(span)
+            span.weigh(model)
         self._active_w = math.fsum(span.dynamic_w for span in self._active.values())
+        self._unknown = sum(not span.known for span in self._active.values())
+
+    def reanchor(self, bucket_origin_s: float) -> None:
+        """Cut buckets on another axis from the frontier on; a new epoch keeps the old axis's buckets apart."""
+        self.flush()
+        self._complete_cell()
+        self._origin_s = bucket_origin_s
+        self.epoch += 1
 
     def provisional_mj(self, span_id: str, now_s: float) -> float | None:
         """What an unfinished span owes so far: by settled energy, and by the model from the frontier to ``now_s``."""
@@ -241,9 +194,9 @@ class Partition:
             return None
         until_s = now_s if span.end_s is None else min(now_s, span.end_s)
         from_s = span.start_s if self.frontier_s is None else max(span.start_s, self.frontier_s)
-        power_w = self._model.idle_w * self._charge_idle + self._dynamic_w(span)
+        power_w = self._model.idle_w * self._charge_idle + span.dynamic_by(self._model)
         ahead_mj = 1000.0 * max(0.0, until_s - from_s) * power_w / max(1, len(self._active))
-        owed_mj = self._owed_mj(span, self._clocks.now().since(span.base)) if span_id in self._active else 0.0
+        owed_mj = span.owed_mj(self._clocks.now().since(span.base)) if span_id in self._active else 0.0
         return span.exact_mj + owed_mj + ahead_mj
 
     # Time
@@ -263,7 +216,7 @@ class Partition:
             return
         self._pieces.extend(self._cut(interval, start_s, end_s))
         self._placed_s = end_s
-        if end_s - self._pieces[0].start_s >= GUARD_S:
+        if end_s - self._pieces[0].start_s >= self._guard_s:
             self.flush()
 
     def flush(self) -> None:
@@ -300,14 +253,12 @@ class Partition:
         span = self._spans.pop(span_id, None)
         if span is None:
             return []
-        self._edges = [edge for edge in self._edges if edge[2] != span_id]
-        heapq.heapify(self._edges)
-        if self._active.pop(span_id, None) is not None:
-            self._settle_span(span, self._cell.last_s if self._cell is not None else span.settled_s)
-            self._active_w = math.fsum(other.dynamic_w for other in self._active.values())
-        before = len(self._finished)
-        self._emit(span)
-        return [self._finished.pop(before)]
+        span.gone = True
+        if span_id in self._active:
+            held_until_s = span.settled_s if self._cell is None else self._cell.last_s
+            span.settle(self._clocks.now(), held_until_s, self._cell, self._charged_w)
+            self._deactivate(span)
+        return [span.use(self.device, self.frontier_s or span.start_s, self._model)]
 
     def take_finished(self) -> list[SpanUse]:
         """Spans that became final since the last call."""
@@ -332,51 +283,60 @@ class Partition:
             pieces.append(_Piece(interval, start_s, boundary_s, bucket))
             start_s = boundary_s
 
-    def _take_edges(self, before_s: float) -> list[tuple[float, int, str]]:
+    def _take_edges(self, before_s: float) -> list[_Edge]:
         edges = []
-        while self._edges and self._edges[0][0] < before_s:
-            edges.append(heapq.heappop(self._edges))
+        heap, pop = self._edges, heapq.heappop
+        while heap and heap[0][0] < before_s:
+            edge = pop(heap)
+            if not edge[3].gone:
+                edges.append(edge)
         return edges
 
-    def _explain(self, pieces: list[_Piece], edges: list[tuple[float, int, str]]) -> None:
-        """What the model says of each piece, walking the edges without touching any span."""
-        position, active, active_w = 0, len(self._active), self._active_w
-        unknown = sum(1 for span in self._active.values() if not self._known(span)) if self._any_unknown else 0
-        idle_w = max(FLOOR_W, self._model.idle_w)
+    def _explain(self, pieces: list[_Piece], edges: list[_Edge]) -> None:
+        """What the model says of each piece, walking the edges ahead of the spans' accounts."""
+        model = self._model
+        calibrated, idle_w = model.calibrated, max(FLOOR_W, model.idle_w)
+        active, active_w, unknown = len(self._active), self._active_w, self._unknown
+        position, count = 0, len(edges)
         for piece in pieces:
-            t = piece.start_s
-            piece.certain = self._model.calibrated or (self._model.idle_known and not active)
-            while position < len(edges) and edges[position][0] < piece.end_s:
-                edge_s, kind, span_id = edges[position]
+            t, end_s, model_mj = piece.start_s, piece.end_s, 0.0
+            certain = calibrated or (model.idle_known and not active)
+            while position < count and edges[position][0] < end_s:
+                edge_s, kind, _, span = edges[position]
                 position += 1
                 if edge_s > t:
-                    piece.model_mj += 1000.0 * (edge_s - t) * (idle_w + (active_w / active if active else 0.0))
+                    model_mj += 1000.0 * (edge_s - t) * (idle_w + (active_w / active if active else 0.0))
                     t = edge_s
-                span, step = self._spans[span_id], 1 if kind == _START else -1
-                active += step
-                active_w = active_w + step * self._dynamic_w(span) if active else 0.0
-                piece.certain = piece.certain and self._model.calibrated
-                if not self._known(span):
-                    self._any_unknown = True
-                    piece.certain = False
-                    unknown += step
-            piece.certain = piece.certain and not unknown
-            piece.model_mj += 1000.0 * (piece.end_s - t) * (idle_w + (active_w / active if active else 0.0))
-
-    def _known(self, span: _Open) -> bool:
-        return span.own_power is not None or span.power_class in self._model.dynamic_w
+                if kind == _START:
+                    span.weigh(model)
+                    active += 1
+                    active_w += span.dynamic_w
+                    unknown += not span.known
+                else:
+                    active -= 1
+                    active_w = active_w - span.dynamic_w if active else 0.0
+                    unknown -= not span.known
+                certain = certain and calibrated and span.known
+            piece.certain = certain and not unknown
+            piece.model_mj = model_mj + 1000.0 * (end_s - t) * (idle_w + (active_w / active if active else 0.0))
 
     @staticmethod
     def _divide(pieces: list[_Piece]) -> None:
-        groups: dict[int, list[_Piece]] = {}
-        for piece in pieces:
-            groups.setdefault(id(piece.interval), []).append(piece)
-        for group in groups.values():
-            energy_mj = group[0].interval.energy_mj or 0
-            model_mj = math.fsum(piece.model_mj for piece in group)
-            for piece in group[:-1]:
-                piece.energy_mj = min(energy_mj, int(energy_mj * (piece.model_mj / model_mj)))
-            group[-1].energy_mj = energy_mj - sum(piece.energy_mj for piece in group[:-1])
+        """Each interval's energy over its pieces, by the model."""
+        first = 0
+        while first < len(pieces):
+            interval = pieces[first].interval
+            last = first
+            while last + 1 < len(pieces) and pieces[last + 1].interval is interval:
+                last += 1
+            energy_mj = left_mj = interval.energy_mj or 0
+            if last > first:
+                model_mj = math.fsum(piece.model_mj for piece in pieces[first : last + 1])
+                for piece in pieces[first:last]:
+                    piece.energy_mj = min(left_mj, int(energy_mj * (piece.model_mj / model_mj)))
+                    left_mj -= piece.energy_mj
+            pieces[last].energy_mj = left_mj
+            first = last + 1
 
     def _judge(self, pieces: list[_Piece]) -> None:
         """The foreign-load guard: energy beyond the model's tolerance goes to where it exceeds the model."""
@@ -394,43 +354,48 @@ class Partition:
 
     # Settling
 
-    def _settle(self, piece: _Piece, edges: list[tuple[float, int, str]]) -> None:
+    @property
+    def _charged_w(self) -> float:
+        """Idle power that spans pay."""
+        return max(FLOOR_W, self._model.idle_w) if self._charge_idle else 0.0
+
+    def _settle(self, piece: _Piece, edges: list[_Edge]) -> None:
         """Place one piece's energy; ``edges`` are the stretch's, newest first, and are used up on the way."""
         cell = self._enter(piece)
+        clocks, active_spans = self._clocks, self._active
         scale = (piece.energy_mj - piece.excess_mj) / piece.model_mj
-        idle_w = max(FLOOR_W, self._model.idle_w)
-        charged_w = idle_w if self._charge_idle else 0.0
-        gap = piece.interval.kind is Kind.GAP
+        idle_w, charged_w = max(FLOOR_W, self._model.idle_w), self._charged_w
+        clocks.tune(idle_w=idle_w, charged_w=charged_w, scale=scale, gap=piece.interval.kind is Kind.GAP)
+        clocks.foreign_mj += piece.excess_mj
         spans_mj = idle_mj = 0.0
-        self._clocks.foreign_mj += piece.excess_mj
-        t = piece.start_s
+        t, end_s = piece.start_s, piece.end_s
         while True:
             edge_s = edges[-1][0] if edges else math.inf
-            stop_s = min(edge_s, piece.end_s)
+            stop_s = min(edge_s, end_s)
             if stop_s > t:
-                active = len(self._active)
+                active = len(active_spans)
                 if active:
-                    mean_w = self._active_w / active
-                    spans_mj += self._clocks.advance(
-                        stop_s - t, active, idle_w=idle_w, charged_w=charged_w, mean_w=mean_w, scale=scale, gap=gap
-                    )
+                    spans_mj += clocks.advance(stop_s - t, active, self._active_w / active)
                 idle_mj += 1000.0 * scale * (stop_s - t) * (idle_w - charged_w if active else idle_w)
                 t = stop_s
-            if edge_s >= piece.end_s:
+            if edge_s >= end_s:
                 break
-            _, kind, span_id = edges.pop()
-            self._cross_edge(self._spans[span_id], kind, t, scale)
+            _, kind, _, span = edges.pop()
+            if kind == _START:
+                self._activate(span, t, scale)
+            else:
+                self._close(span, t, scale)
         self._book(cell, piece, spans_mj, idle_mj)
 
     def _enter(self, piece: _Piece) -> Cell:
-        key = BucketKey(self.epoch, piece.bucket)
-        if self._cell is None or self._cell.key != key:
+        cell = self._cell
+        if cell is None or cell.key.bucket != piece.bucket or cell.key.epoch != self.epoch:
             self._complete_cell()
-            self._cell = Cell(key, piece.interval.method, first_s=piece.start_s)
-        return self._cell
+            cell = self._cell = Cell(BucketKey(self.epoch, piece.bucket), piece.interval.method, first_s=piece.start_s)
+        cell.device_mj += piece.energy_mj
+        return cell
 
     def _book(self, cell: Cell, piece: _Piece, spans_mj: float, idle_mj: float) -> None:
-        cell.device_mj += piece.energy_mj
         cell.exact_spans_mj += spans_mj
         cell.exact_idle_mj += idle_mj
         cell.exact_unattributed_mj += piece.excess_mj
@@ -439,124 +404,68 @@ class Partition:
         if self._history_s:
             self._history.append(_Past(piece.start_s, piece.end_s, idle_mj, piece.excess_mj, cell))
 
-    def _dynamic_w(self, span: _Open) -> float:
-        own = span.own_power
-        if own is None:
-            return self._model.dynamic_of(span.power_class)
-        return max(FLOOR_W, self._model.dynamic_scale * own.dynamic_w)
-
-    def _weigh(self, span: _Open) -> None:
-        own = span.own_power
-        span.dynamic_w = self._dynamic_w(span)
-        error = self._model.share_error_of(span.power_class) if own is None else own.share_error
-        span.share_error = max(span.share_error, error)
-
-    def _power_w(self, span: _Open, scale: float) -> float:
+    def _power_w(self, span: OpenSpan, scale: float) -> float:
+        """The span's own part of the device's power, now; no less than the model knows, whatever a reading missed."""
         idle_w = self._model.idle_w if self._charge_idle else 0.0
+        if self._model.calibrated:
+            scale = max(scale, 1.0)
         return scale * (idle_w + span.dynamic_w) / max(1, len(self._active))
 
-    def _cross_edge(self, span: _Open, kind: int, t_s: float, scale: float) -> None:
-        if kind == _START:
-            self._weigh(span)
-            span.base, span.settled_s = self._clocks.now(), t_s
-            self._active[span.span_id] = span
-            self._active_w += span.dynamic_w
-            span.start_w = self._power_w(span, scale)
-            return
-        span.end_w = self._power_w(span, scale)
-        self._settle_span(span, t_s)
+    def _activate(self, span: OpenSpan, t_s: float, scale: float) -> None:
+        span.begin(self._clocks.now(), t_s)
+        self._active[span.span_id] = span
+        self._active_w += span.dynamic_w
+        self._unknown += not span.known
+        span.start_w = self._power_w(span, scale)
+
+    def _deactivate(self, span: OpenSpan) -> None:
         del self._active[span.span_id]
         self._active_w -= span.dynamic_w
+        self._unknown -= not span.known
         if not self._active:
             self._active_w = 0.0
             self._clocks.reset()
-        self._emit(span)
+
+    def _close(self, span: OpenSpan, t_s: float, scale: float) -> None:
+        span.end_w = self._power_w(span, scale)
+        span.settle(self._clocks.now(), t_s, self._cell, self._charged_w)
+        self._deactivate(span)
         del self._spans[span.span_id]
+        self._emit(span)
 
-    def _owed_mj(self, span: _Open, passed: ClockTimes) -> float:
-        return passed.static_mj + span.dynamic_w * passed.dynamic_mj_per_w
-
-    def _settle_span(self, span: _Open, t_s: float) -> None:
-        now = self._clocks.now()
-        passed = now.since(span.base)
-        span.base = now
-        held_s, span.settled_s = t_s - span.settled_s, t_s
-        cell = self._cell
-        if passed.covered_s <= 0 or cell is None:
-            return
-        exact_mj = self._owed_mj(span, passed)
-        energy_mj = cell.settle(exact_mj)
-        span.exact_mj += exact_mj
-        span.energy_mj += energy_mj
-        span.shares.append(UseShare(cell.key, energy_mj, held_s))
-        span.methods.add(cell.method)
-        idle_w = max(FLOOR_W, self._model.idle_w) if self._charge_idle else 0.0
-        slope = passed.dynamic_mj_per_w - (idle_w + span.dynamic_w) * passed.slope_per_w if idle_w else 0.0
-        gap_mj = passed.gap_static_mj + span.dynamic_w * passed.gap_dynamic_mj_per_w
-        shared_mj = span.dynamic_w * passed.shared_mj_per_w
-        news = (shared_mj, passed.offset_mj_per_w, slope, gap_mj, passed.covered_s, passed.foreign_mj)
-        span.seen = [total + new for total, new in zip(span.seen, news, strict=True)]
-
-    def _settle_active(self) -> None:
-        self.flush()
-        if self._cell is not None:
-            for span in self._active.values():
-                self._settle_span(span, self._cell.last_s)
+    def _settle_active(self, cell: Cell) -> None:
+        now, charged_w = self._clocks.now(), self._charged_w
+        for span in self._active.values():
+            span.settle(now, cell.last_s, cell, charged_w)
 
     def _complete_cell(self) -> None:
         cell = self._cell
         if cell is None:
             return
-        for span in self._active.values():
-            self._settle_span(span, cell.last_s)
+        self._settle_active(cell)
         cell.balance(complete=True)
         self._touched[cell.key] = cell
         self._cell = None
 
-    def _emit(self, span: _Open) -> None:
-        end_s = span.end_s if span.end_s is not None else max(span.start_s, self.frontier_s or span.start_s)
-        shared_mj, offset, slope, gap_mj, covered_s, foreign_mj = span.seen
-        missing_s = max(0.0, end_s - span.start_s - covered_s)
-        partial = missing_s > 1e-6 or span.end_s is None
-        full_w = self._model.idle_w + self._dynamic_w(span)
-        evidence = Evidence(
-            energy_mj=span.exact_mj,
-            offset_mj_per_w=offset,
-            shared_mj=shared_mj,
-            idle_slope_mj_per_w=abs(slope),
-            gap_mj=gap_mj,
-            start_w=span.start_w,
-            end_w=span.end_w,
-            uncovered_mj=1000.0 * full_w * missing_s if partial else 0.0,
-            duration_s=end_s - span.start_s,
-            edge_error_s=span.edge_error_s,
-            share_error=span.share_error,
-            idle_error_w=self._model.idle_error_w,
-        )
-        use = SpanUse(
-            span_id=span.span_id,
-            device=self.device,
-            power_class=span.power_class,
-            start_s=span.start_s,
-            end_s=end_s,
-            energy_mj=span.energy_mj if covered_s > 0 else None,
-            evidence=evidence,
-            shares=tuple(span.shares),
-            methods=frozenset(span.methods),
-            shared=shared_mj > 0,
-            partial=partial,
-            gap=gap_mj > 0,
-            late=span.late,
-            contended=foreign_mj > CONTENDED_SHARE * max(span.exact_mj, 1.0),
-        )
-        self._finished.append(use)
+    def _emit(self, span: OpenSpan) -> None:
+        self._finished.append(span.use(self.device, self.frontier_s or span.start_s, self._model))
 
     # Where no reading looked
 
+    def _cross_edges(self, edges: list[_Edge]) -> None:
+        for edge_s, kind, _, span in edges:
+            if kind == _START:
+                self._activate(span, edge_s, 1.0)
+            else:
+                self._close(span, edge_s, 1.0)
+
     def _pass_edges(self, until_s: float) -> None:
         """Spans start and end before ``until_s`` without cost: no reading covers that time."""
-        for edge_s, kind, span_id in self._take_edges(until_s):
-            self._cross_edge(self._spans[span_id], kind, edge_s, 1.0)
+        edges = self._take_edges(until_s)
+        for _, kind, _, span in edges:
+            if kind == _START:
+                span.weigh(self._model)
+        self._cross_edges(edges)
 
     def _skip_to(self, t_s: float) -> None:
         self._pass_edges(t_s)
@@ -578,17 +487,16 @@ class Partition:
             cell.estimated_mj += round(piece.model_mj)
             cell.last_s = piece.end_s
             self._touched[key] = cell
-            for edge_s, kind, span_id in edges:
-                self._cross_edge(self._spans[span_id], kind, edge_s, 1.0)
+            self._cross_edges(edges)
         self.epoch += 1
         self._placed_s = self.frontier_s = end_s
 
     # Late spans
 
-    def _claim(self, span: _Open, until_s: float) -> None:
+    def _claim(self, span: OpenSpan, until_s: float) -> None:
         """Serve a span that came after its intervals were settled from their idle and unattributed accounts."""
         span.late = True
-        need_w = (1 + self._tolerance) * (self._model.idle_w + self._dynamic_w(span))
+        need_w = (1 + self._tolerance) * (self._model.idle_w + span.dynamic_by(self._model))
         for past in self._history:
             overlap_s = min(past.end_s, until_s) - max(past.start_s, span.start_s)
             if overlap_s <= 0:
@@ -602,7 +510,7 @@ class Partition:
                 free_mj = min(free_mj, 1000.0 * need_w * overlap_s)
             self._hand_over(span, past, free_mj, idle_mj / (idle_mj + foreign_mj), overlap_s)
 
-    def _hand_over(self, span: _Open, past: _Past, free_mj: float, idle_part: float, overlap_s: float) -> None:
+    def _hand_over(self, span: OpenSpan, past: _Past, free_mj: float, idle_part: float, overlap_s: float) -> None:
         cell = past.cell
         energy_mj = min(int(free_mj), cell.idle_mj + cell.unattributed_mj)
         past.idle_mj -= energy_mj * idle_part
@@ -611,12 +519,7 @@ class Partition:
         cell.claimed_mj += energy_mj
         cell.balance(complete=cell is not self._cell)
         self._touched[cell.key] = cell
-        span.energy_mj += energy_mj
-        span.exact_mj += energy_mj
-        span.shares.append(UseShare(cell.key, energy_mj, overlap_s))
-        span.methods.add(cell.method)
-        span.seen[_COVERED] += overlap_s
-        span.seen[_GAP] += energy_mj
+        span.receive([UseShare(cell.key, energy_mj, overlap_s)], cell.method)
 
     def _forget(self) -> None:
         if self.frontier_s is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from joulegate.metering.apportion import apportion
-from joulegate.metering.partition import UseShare
+from joulegate.metering.accounts import UseShare
 
 
 class IdlePolicy(StrEnum):

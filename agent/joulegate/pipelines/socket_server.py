@@ -27,7 +27,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,12 +150,23 @@ class _Refusal(Exception):
 
 
 class SocketServer:
-    """Serves the socket at ``path`` on the event loop that ``start`` is called on; hands messages to ``ingest``."""
+    """Serves the socket at ``path`` on the event loop that ``start`` is called on; hands messages to ``ingest``.
 
-    def __init__(self, path: Path, ingest: SpanIngest, limits: Limits | None = None) -> None:
+    ``on_lost`` is told which requests without final figures a broken connection leaves behind; a client that comes
+    back asks for them with ``watch``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        ingest: SpanIngest,
+        limits: Limits | None = None,
+        on_lost: Callable[[Sequence[str]], None] | None = None,
+    ) -> None:
         self.path = path
         self.counts = ServerCounts()
         self._ingest = ingest
+        self._on_lost = on_lost
         self._limits = Limits() if limits is None else limits
         self._connections: dict[int, _Connection] = {}
         self._watchers: dict[str, _Connection] = {}
@@ -373,9 +384,11 @@ class SocketServer:
 
     def _forget(self, connection: _Connection) -> None:
         del self._connections[connection.number]
-        for request_id in connection.watched:
-            if self._watchers.get(request_id) is connection:
-                del self._watchers[request_id]
+        left = [request_id for request_id in connection.watched if self._watchers.get(request_id) is connection]
+        for request_id in left:
+            del self._watchers[request_id]
+        if left and self._on_lost is not None:
+            self._on_lost(left)
 
 
 def ranges(numbers: Iterable[int]) -> list[list[int]]:

@@ -152,7 +152,7 @@ class _Rows:
 
     def __init__(self, file: str) -> None:
         self._file = file
-        self._width = 0
+        self._names: list[str] = []
         self._lines = self._read()
 
     def header(self, required: Sequence[str]) -> dict[str, int]:
@@ -167,11 +167,11 @@ class _Rows:
         for name in required:
             if name not in names:
                 raise TraceFault(self._file, 1, name, "column is missing")
-        self._width = len(names)
+        self._names = names
         return {name: index for index, name in enumerate(names) if name}
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
-        width = self._width
+        width = len(self._names)
         blank_line = 0
         for line, row in self._lines:
             if len(row) == width and not blank_line:
@@ -181,7 +181,8 @@ class _Rows:
             elif blank_line:
                 raise TraceFault(self._file, blank_line, None, "the line is empty and rows follow it")
             else:
-                raise TraceFault(self._file, line, None, f"{len(row)} cells where the header has {width}")
+                first_missing = self._names[len(row)] if len(row) < width else None
+                raise TraceFault(self._file, line, first_missing, f"{len(row)} cells where the header has {width}")
 
     def _read(self) -> Iterator[tuple[int, list[str]]]:
         before = 0

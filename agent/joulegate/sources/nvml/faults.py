@@ -88,6 +88,7 @@ RULES: Mapping[int, Rule] = {
 }
 """Every nvmlReturn_t from 1 to 30 and 999 (nvidia-ml-py 13.615.71)."""
 
+NO_PERMISSION = 4
 LIBRARY_NOT_FOUND = 12
 FUNCTION_NOT_FOUND = 13
 

@@ -29,7 +29,7 @@ class Slot:
     """One GPU's place in the fleet: it stays while the GPU comes and goes.
 
     ``gpu`` is ``None`` while it is gone, ``former`` what it was before, ``rule`` why it is gone, ``hung`` the subject
-    of the call that does not return and keeps this device from being read.
+    of the call that does not return and keeps this device from being read; ``left`` while that call may still do so.
     """
 
     __slots__ = (
@@ -39,6 +39,7 @@ class Slot:
         "former",
         "gpu",
         "hung",
+        "left",
         "retry_s",
         "rule",
         "silent_s",
@@ -54,6 +55,7 @@ class Slot:
         self.tally = Tally()
         self.rule: Rule | None = None
         self.hung = ""
+        self.left = False
         self.tried = False
         self.attempts = 0
         self.retry_s = self.due_s = self.slow_due_s = 0.0
@@ -118,6 +120,11 @@ class Fleet:
                 self._reinit(lane)
         return self._next_due_s()
 
+    def leave(self, subject: str) -> None:
+        """A call about this device takes long: it is not read meanwhile, and nothing is said of it yet."""
+        slot = self.slots[subject]
+        slot.hung, slot.left = subject, True
+
     def hang(self, subject: str, function: str) -> None:
         """The watchdog found a call about ``subject`` hanging: blank that device only (or all, when it is ``HOST``)."""
         rule = replace(HUNG, why=f"{function} does not return")
@@ -129,9 +136,9 @@ class Fleet:
         if subject not in self.slots:
             self.tally.count(HUNG.name)
         for uuid, slot in tuple(self.slots.items()):
-            if slot.hung or subject not in (uuid, HOST):
+            if subject not in (uuid, HOST) or (slot.hung and not slot.left):
                 continue
-            slot.hung = subject
+            slot.hung, slot.left = slot.hung or subject, False
             slot.tally.count(HUNG.name)
             self._lose(slot, rule)
 
@@ -143,7 +150,7 @@ class Fleet:
         for slot in tuple(self.slots.values()):
             if slot.hung == subject:
                 slot.retry_s = 0.0
-                slot.hung = ""
+                slot.hung, slot.left = "", False
 
     def stop(self, lane: Lane) -> None:
         """Let the library go."""

@@ -47,10 +47,15 @@ class Lane:
         self.function = ""
         self.revoked = False
 
-    def stuck(self, now_s: float) -> bool:
-        """Revoke the lane when its call has taken too long; True at that moment only. For the watchdog's thread."""
+    def takes(self, now_s: float, long_s: float) -> bool:
+        """Whether a call is under way that has taken ``long_s``."""
+        entered_s = self._entered_s
+        return entered_s is not None and now_s - entered_s >= long_s
+
+    def stuck(self, now_s: float, patience_s: float) -> bool:
+        """Revoke the lane once its call has taken ``patience_s``; True at that moment only. For the watchdog."""
         with self._lock:
-            if self.revoked or self._entered_s is None or now_s - self._entered_s < self.allowance_s:
+            if self.revoked or not self.takes(now_s, patience_s):
                 return False
             self.revoked = True
             return True

@@ -18,7 +18,12 @@ MOST_ABANDONED = 8
 """Threads that may hang in the driver at the same time; with one more the sampler waits for one to return."""
 
 _QUEUE = 100_000
-_WATCH_S = 0.5
+_WATCH_S = 0.2
+_PATIENCE_S = 0.5
+"""A call about one device that takes longer is left to its thread, so that the others' readings have no hole.
+
+With the watchdog's period this stays under the second from which on a meter calls it one.
+"""
 _DOZE_S = 0.25
 _JOIN_S = 2.0
 _RESTART_S = 1.0
@@ -124,18 +129,29 @@ class Sampler:
     def _watch(self) -> None:
         while not self._stop.wait(self._watch_s):
             with self._lock:
+                now_s = time.monotonic()
+                for left in self._abandoned:
+                    if left.subject in self.fleet.slots and left.takes(now_s, left.allowance_s):
+                        self.fleet.hang(left.subject, left.function)
                 lane = self._lane
-                if lane is None or not lane.stuck(time.monotonic()):
+                if lane is None or not lane.stuck(now_s, self._patience_s(lane)):
                     continue
-                self._abandon(lane)
+                self._abandon(lane, now_s)
             if self.fleet.settled:
                 self.settled.set()
 
-    def _abandon(self, lane: Lane) -> None:
-        """Leave a hung thread behind and go on with a new one, unless the whole library hangs or too many do."""
+    def _patience_s(self, lane: Lane) -> float:
+        one_device = self.settled.is_set() and lane.subject in self.fleet.slots
+        return min(_PATIENCE_S, lane.allowance_s) if one_device else lane.allowance_s
+
+    def _abandon(self, lane: Lane, now_s: float) -> None:
+        """Leave a slow or hung thread behind and go on with a new one, unless all of NVML hangs or too many do."""
         self._abandoned.add(lane)
         self._lane = None
-        self.fleet.hang(lane.subject, lane.function)
+        if lane.takes(now_s, lane.allowance_s):
+            self.fleet.hang(lane.subject, lane.function)
+        else:
+            self.fleet.leave(lane.subject)
         if lane.subject == HOST and not self.fleet.started:
             self.hangs_at_start = True
             self.settled.set()

@@ -45,7 +45,8 @@ class CounterCheck:
     """Runs along with the polls. A window ends when the counter's lateness cannot explain a disagreement any more.
 
     A counter may show the energy of up to 0.3 s ago (notes/measurement.md, 1.3), so a window is conclusive when its
-    swing of power times 0.3 s is under 5 % of its energy: at once under steady power, later under a changing one.
+    swing of power times 0.3 s is under 5 % of its energy: at once under steady power, later under a changing one. A
+    change lies somewhere between two polls, so after a long pause its moment is not known well enough to end a window.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class CounterCheck:
         "_integral_j",
         "_low_w",
         "_power_w",
+        "_start_doubt_s",
         "_start_mj",
         "_start_s",
         "_t_s",
@@ -70,6 +72,7 @@ class CounterCheck:
         self._windows = 0
         self._counter_mj: int | None = None
         self._start_s, self._start_mj = -1.0, 0
+        self._start_doubt_s = 0.0
         self._t_s = self._change_s = self._power_w = self._low_w = self._high_w = 0.0
         self._integral_j = self._integral_change_j = 0.0
 
@@ -88,17 +91,20 @@ class CounterCheck:
         if energy_mj == self._counter_mj:
             self._watch(t_s)
             return None
-        return self._changed((before_s + t_s) / 2, energy_mj, power_w)
+        return self._changed((before_s + t_s) / 2, (t_s - before_s) / 2, energy_mj, power_w)
 
-    def _changed(self, t_s: float, energy_mj: int, power_w: float) -> Verdict | None:
+    def _changed(self, t_s: float, doubt_s: float, energy_mj: int, power_w: float) -> Verdict | None:
         self._counter_mj, self._change_s, self._integral_change_j = energy_mj, t_s, self._integral_j
         if self._start_s < 0:
             self._begin(t_s, energy_mj, power_w)
+            self._start_doubt_s = doubt_s
             return None
         window_s = t_s - self._start_s
         swing_j = (self._high_w - self._low_w) * _LATE_S
         wanted_s = _WINDOWS_S[min(self._windows, len(_WINDOWS_S) - 1)]
         if window_s < wanted_s or self._integral_j < max(_LEAST_J, swing_j / _EDGE_SHARE):
+            return None
+        if doubt_s + self._start_doubt_s > _EDGE_SHARE * window_s:
             return None
         # The integral runs to this poll, the window to the middle between it and the one before.
         integrated_j = self._integral_j - power_w * (self._t_s - t_s)
@@ -106,6 +112,7 @@ class CounterCheck:
         self._windows += 1
         self.stuck = self.stuck and not self.verdict.agrees
         self._begin(t_s, energy_mj, power_w)
+        self._start_doubt_s = doubt_s
         return self.verdict
 
     def _watch(self, t_s: float) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from joulegate.metering.reading import Device, GpuProcess, Method, Quality, Reading, Sensor, SensorStatus
-from joulegate.sources.nvml.faults import HOST, HUNG, NvmlFault, Rule
+from joulegate.sources.nvml.faults import HOST, HUNG, NO_PERMISSION, RULES, NvmlFault, Rule
 from joulegate.sources.nvml.fleet import INIT_ALLOWANCE_S, Slot
 from joulegate.sources.nvml.gpu import Gpu, Rates
 from joulegate.sources.nvml.processes import ProcessWatch
@@ -146,7 +146,9 @@ def _line(slot: Slot, event: str) -> Sensor:
         why = "this GPU tells neither energy nor power"
         return Sensor(device.id, SensorStatus.MISSING, None, why, "update the driver, or use the host model", details)
     why = "; ".join(filter(None, [_how(gpu, device), *device.notes, event]))
-    fix = "compare with an external meter before trusting joules" if gpu.warning else ""
+    fix = RULES[NO_PERMISSION].fix if RULES[NO_PERMISSION].name in gpu.probe.tried.values() else ""
+    if gpu.warning:
+        fix = "compare with an external meter before trusting joules"
     return Sensor(device.id, SensorStatus.MEASURED, device.method, why, fix, details)
 
 

@@ -1,0 +1,1 @@
+"""Carbon intensity of the grid: one port, five sources, and a monitor that keeps the newest answer with its label."""
