@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def main() -> None:
     if options.cli:
         print_row("command, CSV to JSON", "cli", options.cli)
     sizes = sorted(found)
-    for small, large in zip(sizes, sizes[1:], strict=False):
+    for small, large in pairwise(sizes):
         ratio = (found[large] / large) / (found[small] / small)
         verdict = "linear" if ratio <= LINEAR else "NOT LINEAR"
         print(f"time per span, {large} against {small}: {ratio:.2f} ({verdict}: limit {LINEAR})")
@@ -73,9 +74,9 @@ def measure_core(size: int) -> dict[str, float]:
     energy_mj = counter_of(starts_s, ends_s, classes)
     t_s = np.arange(len(energy_mj)) * STEP_S
     trace = DeviceTrace("G0", range(len(t_s)), t_s.tolist(), energy_mj.tolist(), None, {})
+    columns = zip(starts_s.tolist(), ends_s.tolist(), classes.tolist(), strict=True)
     rows = [
-        SpanRow(i, f"r{i}", ("G0",), start_s, end_s, f"c{kind}")
-        for i, (start_s, end_s, kind) in enumerate(zip(starts_s.tolist(), ends_s.tolist(), classes.tolist(), strict=True))
+        SpanRow(i, f"r{i}", ("G0",), start_s, end_s, f"c{kind}") for i, (start_s, end_s, kind) in enumerate(columns)
     ]
     begun_s = time.process_time()
     result = attribute({"G0": trace}, rows)
@@ -91,8 +92,8 @@ def measure_command(size: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         readings, spans, output = (Path(folder, name) for name in ("readings.csv", "spans.csv", "out.json"))
         write_files(size, readings, spans)
-        command = [sys.executable, "-c", "import sys; from joulegate.cli.app import main; sys.exit(main())", "attribute"]
-        command += ["--readings", str(readings), "--spans", str(spans), "--json", "--output", str(output)]
+        command = [sys.executable, "-c", "import sys; from joulegate.cli.app import main; sys.exit(main())"]
+        command += ["attribute", "--readings", str(readings), "--spans", str(spans), "--json", "--output", str(output)]
         subprocess.run(command, check=True)
         device = json.loads(output.read_text())["devices"]["G0"]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

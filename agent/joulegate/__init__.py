@@ -17,9 +17,10 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from joulegate.metering.prior import Estimate
     from joulegate.pipelines.meter import Meter
 
-__all__ = ["connect", "wrap"]
+__all__ = ["connect", "estimate", "wrap"]
 
 _P = TypeVar("_P")
 _lock = threading.Lock()
@@ -54,6 +55,13 @@ def wrap(pipe: _P, meter: Meter | None = None, **labels: Any) -> _P:
     from joulegate.pipelines.wrap import wrap as wrap_with
 
     return wrap_with(pipe, _default_meter() if meter is None else meter, **labels)
+
+
+def estimate(model: str, gpu: str, **work: Any) -> Estimate:
+    """What a request will take in joules, with a range, before it runs; see ``joulegate.metering.prior.estimate``."""
+    from joulegate.metering.prior import estimate as before_it_runs
+
+    return before_it_runs(model, gpu, **work)
 
 
 def _default_meter() -> Meter:

@@ -30,6 +30,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from joulegate.sources.gpu_model import FAULT_KINDS, FaultKind
+
 log = logging.getLogger(__name__)
 
 ENV_PREFIX = "JOULEGATE_"
@@ -94,6 +96,37 @@ def _comma_list(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedFault:
+    """A fault of the twin: seconds from the start, how long (without end: infinite), and the device (all: ``None``)."""
+
+    kind: FaultKind
+    after_s: float
+    for_s: float
+    device: str | None
+
+
+_FAULT = re.compile(r"(?P<kind>[a-z_]+)@(?P<after>\d+(\.\d+)?)(\+(?P<for>\d+(\.\d+)?))?(:(?P<device>\S+))?")
+
+
+def read_fault(text: str) -> PlannedFault:
+    """``lost@30+10:twin-0``: twin-0 is lost from 30 s after the start for 10 s. Raises ``ValueError``."""
+    match = _FAULT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{_shown(text)} is not a fault such as lost@30+10:twin-0")
+    kind = next((known for known in FAULT_KINDS if known == match["kind"]), None)
+    if kind is None:
+        raise ValueError(f"{_shown(text)}: no fault is called {match['kind']}{_nearest(match['kind'], [*FAULT_KINDS])}")
+    for_s = math.inf if match["for"] is None else float(match["for"])
+    return PlannedFault(kind, float(match["after"]), for_s, match["device"])
+
+
+def _known_faults(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        read_fault(value)
+    return values
+
+
 Whole = Annotated[int, BeforeValidator(_plain_number)]
 Number = Annotated[float, BeforeValidator(_plain_number)]
 FullPath = Annotated[Path, AfterValidator(_full_path)]
@@ -125,8 +158,11 @@ class MeteringSettings(Table):
         "separate",
         description="separate (running requests share the idle power) or marginal (requests pay dynamic energy only)",
     )
-    poll_s: Number = Field(
-        0.025, ge=0.01, le=10.0, description="the shortest time in s between polls of a device, from 0.01 to 10"
+    poll_s: Annotated[float | None, BeforeValidator(_auto_is_none)] = Field(
+        None,
+        ge=0.01,
+        le=10.0,
+        description='"auto" (each source knows its own) or the shortest time in s between polls, from 0.01 to 10',
     )
     lag_ms: Annotated[float | None, BeforeValidator(_auto_is_none)] = Field(
         None,
@@ -153,9 +189,15 @@ class TwinSettings(Table):
         "H100", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="a GPU profile's name, such as H100"
     )
     seed: Whole = Field(0, ge=0, description="a whole number that makes a run repeatable")
-    faults: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)] = Field(
-        (), description="a list of fault names (in the environment separated by commas)"
+    faults: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list), AfterValidator(_known_faults)] = Field(
+        (),
+        description="a list of faults such as lost@30+10:twin-0, which is kind, seconds from the start, how long (else "
+        "for ever) and device (else all), in the environment separated by commas",
     )
+
+    def planned_faults(self) -> tuple[PlannedFault, ...]:
+        """``faults``, read; the kinds are ``sources.gpu_model.FAULT_KINDS``."""
+        return tuple(map(read_fault, self.faults))
 
 
 class Settings(BaseSettings):

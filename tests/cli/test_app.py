@@ -207,11 +207,11 @@ def test_precedence(tmp_path: Path):
     """Flags win over the environment, the environment over the file, the file over defaults."""
     file = tmp_path / "joulegate.toml"
     file.write_text('source = "twin"\n[http]\nhost = "::1"\nport = 1\n[twin]\ngpus = 2\n', encoding="utf-8")
-    environ = {"JOULEGATE_HTTP__PORT": "2", "JOULEGATE_TWIN__GPUS": "3", "JOULEGATE_TWIN__FAULTS": "lost, reset"}
+    environ = {"JOULEGATE_HTTP__PORT": "2", "JOULEGATE_TWIN__GPUS": "3", "JOULEGATE_TWIN__FAULTS": "lost@1, reset@2"}
     settings = load_settings(file, {"http.port": 4, "source": None}, {**HOME, **environ})
     assert settings.http.port == 4
     assert settings.twin.gpus == 3
-    assert settings.twin.faults == ("lost", "reset")
+    assert settings.twin.faults == ("lost@1", "reset@2")
     assert settings.http.host == "::1"
     assert settings.source == "twin"
     assert settings.metering.foreign_tolerance == 0.15
@@ -252,11 +252,12 @@ def test_all_faults_at_once(tmp_path: Path):
         "joulegate.toml:6 throttle: unknown table; known are http, metering, socket, twin",
         (
             "joulegate.toml:9 twin.faults[0]: 1 is not text in quotes; "
-            "give a list of fault names (in the environment separated by commas)"
+            "give a list of faults such as lost@30+10:twin-0, which is kind, seconds from the start, how long (else "
+            "for ever) and device (else all), in the environment separated by commas"
         ),
         (
             'environment JOULEGATE_METERING__POLL_S: "nan" is not a finite number; '
-            "give the shortest time in s between polls of a device, from 0.01 to 10"
+            'give "auto" (each source knows its own) or the shortest time in s between polls, from 0.01 to 10'
         ),
         "option --gpus: 99 is above 64; give a number of simulated GPUs from 1 to 64",
         (
@@ -282,7 +283,9 @@ def test_all_faults_at_once(tmp_path: Path):
         ("[metering]\nslots = 1.5\n", "joulegate.toml:2 metering.slots: 1.5 is not a whole number; give"),
         ('[metering]\nidle_policy = "usage"\n', 'joulegate.toml:2 metering.idle_policy: "usage" is not a known value'),
         (f'[socket]\npath = "/{"x" * 107}"\n', "joulegate.toml:2 socket.path: the path has 108 bytes where"),
-        ('[twin]\nfaults = "lost"\nseed = "a"\n', 'joulegate.toml:3 twin.seed: "a" is not a whole number; give'),
+        ('[twin]\nfaults = "lost@1"\nseed = "a"\n', 'joulegate.toml:3 twin.seed: "a" is not a whole number; give'),
+        ('[twin]\nfaults = ["lost"]\n', 'joulegate.toml:2 twin.faults: "lost" is not a fault such as lost@30+10:twin-0'),
+        ('[twin]\nfaults = ["lots@1"]\n', 'joulegate.toml:2 twin.faults: "lots@1": no fault is called lots; did you'),
         ("[grid]\n", "joulegate.toml:1 grid: unknown table; known are"),
         ("colour = 3\n", "joulegate.toml:1 colour: unknown key; known are state_dir, source, http.host"),
     ],
@@ -328,10 +331,12 @@ def test_frozen():
 @given(
     text=st.text(alphabet=st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=30),
     number=st.floats(0.01, 10),
-    faults_given=st.lists(st.text(alphabet=st.characters(exclude_categories=("Cs",))), max_size=3),
+    faults_given=st.lists(
+        st.builds("lost@{}:{}".format, st.integers(0, 99), st.text("\x7f\\\"\u00e9#", min_size=1)), max_size=3
+    ),
     lag_ms=st.none() | st.floats(0, 2000),
 )
-@example(text='\x7f\t"\\\u00e9\U0001f600', number=0.1, faults_given=["\x7f", "\n"], lag_ms=1e-9)
+@example(text='\x7f\t"\\\u00e9\U0001f600', number=0.1, faults_given=["stuck@3+1:\x7f", "lost@1"], lag_ms=1e-9)
 def test_rendered_settings_read_back(
     text: str, number: float, faults_given: list[str], lag_ms: float | None, tmp_path_factory: pytest.TempPathFactory
 ):

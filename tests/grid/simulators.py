@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -60,10 +60,14 @@ class Simulator:
         self.asked: list[Asked] = []
         self.faults: deque[Reply] = deque()
         self.always: Reply | None = None
+        self.spoil: Callable[[bytes], bytes] | None = None
         self.released = threading.Event()
         simulator = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1
+
             def do_GET(self) -> None:
                 simulator._handle(self)
 
@@ -102,6 +106,8 @@ class Simulator:
         reply = self.faults.popleft() if self.faults else self.always
         if reply is None:
             reply = self.answer(asked)
+            if self.spoil is not None and reply.status == 200 and reply.body is not None:
+                reply = replace(reply, body=self.spoil(reply.body))
         if reply.hang:
             self.released.wait()
             handler.close_connection = True

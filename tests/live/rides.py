@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import numpy as np
-from tests.support.plant import Job, Run, serve
+from tests.support.plant import Run, serve
 from tests.support.scenarios import FOUR_CLASSES, four_class_jobs
 
 from joulegate.metering.entry import Account, Position, RequestEntry
@@ -84,7 +83,7 @@ def span_of(run: Run, device: str = "twin-0", *, classes: bool = True) -> Span:
         devices=(device,),
         started_s=run.started_s,
         power_class=run.job.kind.name if classes else "",
-        model=run.job.kind.name,
+        model=run.job.kind.name if classes else None,
     )
 
 
@@ -148,7 +147,7 @@ def host(options: Options | None = None) -> HostMeter:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome_:
+class Judged:
     """One request of a randomised ride, relative to its truth."""
 
     group: str
@@ -161,7 +160,7 @@ class Outcome_:
         return abs(self.error) <= self.u
 
 
-def randomised(seed: int, requests: int, duration_s: float) -> list[Outcome_]:
+def randomised(seed: int, requests: int, duration_s: float) -> list[Judged]:
     """A board as one may meet it under one to six of four classes at once; books are checked to the millijoule."""
     rng = np.random.default_rng(seed)
     profile = replace(H100.varied(seed), share_sd=float(rng.uniform(0, 0.5)))
@@ -174,7 +173,7 @@ def randomised(seed: int, requests: int, duration_s: float) -> list[Outcome_]:
     return outcomes(ride)
 
 
-def outcomes(ride: Ride) -> list[Outcome_]:
+def outcomes(ride: Ride) -> list[Judged]:
     """Every request's error and U, each relative to the truth."""
     found = []
     for run in ride.runs:
@@ -184,11 +183,11 @@ def outcomes(ride: Ride) -> list[Outcome_]:
         lone = not any(o is not run and o.started_s < run.ended_s and run.started_s < o.ended_s for o in ride.runs)
         group = "short" if run.ended_s - run.started_s < 0.2 else "lone" if lone else "shared"
         u_mj = math.hypot(entry.u_measurement_mj or 0, entry.u_allocation_mj or 0)
-        found.append(Outcome_(group, (entry.energy_mj - truth_mj) / truth_mj, u_mj / truth_mj))
+        found.append(Judged(group, (entry.energy_mj - truth_mj) / truth_mj, u_mj / truth_mj))
     return found
 
 
-def table(found: Iterable[Outcome_]) -> str:
+def table(found: Iterable[Judged]) -> str:
     """Coverage, median |error| and median U, of all and by group."""
     found, lines = list(found), []
     for group in ("all", "lone", "shared", "short"):

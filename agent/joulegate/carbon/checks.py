@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from joulegate.carbon.factors import Factor, FactorSet, Scope, Unit
 from joulegate.carbon.place import PlaceKind, country_of_zone, is_country
@@ -20,9 +21,7 @@ JUMP_MIN_G_PER_KWH = 10.0
 _PERIOD = re.compile(r"(19|20)\d\d(-(0[1-9]|1[0-2]))?")
 _DIRECTIONS = "north|south|east|west|central|northeast|northwest|southeast|southwest"
 _CLOUD_REGIONS = {
-    "gcp": re.compile(
-        rf"(africa|asia|australia|europe|me|northamerica|southamerica|us)-({_DIRECTIONS})[1-9][0-9]?"
-    ),
+    "gcp": re.compile(rf"(africa|asia|australia|europe|me|northamerica|southamerica|us)-({_DIRECTIONS})[1-9][0-9]?"),
     "aws": re.compile(rf"(af|ap|ca|cn|eu|il|me|mx|sa|us|us-gov)-({_DIRECTIONS})-[1-9]"),
 }
 
@@ -95,7 +94,7 @@ def year_jumps(factors: Sequence[Factor]) -> tuple[str, ...]:
     """A line for each place whose factor jumps between neighbouring periods of the same convention."""
     lines = []
     ordered = sorted(factors, key=lambda factor: (*factor.line, factor.scope, factor.basis, factor.period))
-    for old, new in zip(ordered, ordered[1:], strict=False):
+    for old, new in pairwise(ordered):
         same = (old.line, old.scope, old.basis) == (new.line, new.scope, new.basis)
         if same and _jumps(old.value, new.value):
             lines.append(f"{new.place.code}: {old.value:g} in {old.period}, {new.value:g} {new.unit} in {new.period}")
@@ -117,5 +116,3 @@ def set_jumps(old: FactorSet, new: FactorSet) -> tuple[str, ...]:
 
 def _jumps(old: float, new: float) -> bool:
     return abs(new - old) > max(JUMP * max(old, new), JUMP_MIN_G_PER_KWH)
-
-

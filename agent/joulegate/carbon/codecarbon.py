@@ -26,6 +26,9 @@ FILES = {
 }
 """What is read, below the package's folder."""
 
+LICENCES = ("MIT", "MIT License")
+"""Terms of the package that the factors' licences name."""
+
 G_PER_LB = 453.59237
 SPREAD = 0.26
 """Nine in ten of 212 countries differ by less than this between codecarbon's table and EcoLogits' (notes, 2.2)."""
@@ -107,17 +110,31 @@ def _spread(value: float) -> tuple[float, float]:
     return value * low, min(3000.0, value * (1 + SPREAD))
 
 
-def _factor(
-    place: Place,
-    period: object,
-    value: float,
-    convention: tuple[Unit, Scope, Basis],
-    source: Source,
-    note: str = "",
-) -> Factor:
-    unit, scope, basis = convention
-    low, high = _spread(value)
-    return Factor(place, str(period), value, low, high, unit, Signal.AVERAGE, scope, basis, source, note)
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What all rows of one data file have in common."""
+
+    source: Source
+    unit: Unit
+    scope: Scope
+    basis: Basis
+    note: str = ""
+
+    def factor(self, place: Place, period: object, value: float, note: str = "") -> Factor:
+        low, high = _spread(value)
+        return Factor(
+            place=place,
+            period=str(period),
+            value=value,
+            low=low,
+            high=high,
+            unit=self.unit,
+            signal=Signal.AVERAGE,
+            scope=self.scope,
+            basis=self.basis,
+            source=self.source,
+            note=self.note + note,
+        )
 
 
 def _countries(text: str, version: str) -> Iterator[Factor]:
@@ -128,10 +145,10 @@ def _countries(text: str, version: str) -> Iterator[Factor]:
         f"Ember, processed by Our World in Data: Lifecycle carbon intensity of electricity generation; {_CODECARBON}",
         "https://ourworldindata.org/grapher/carbon-intensity-electricity",
     )
-    convention = (Unit.CO2E, Scope.LIFE_CYCLE, Basis.PRODUCTION)
+    rows = _Table(source, Unit.CO2E, Scope.LIFE_CYCLE, Basis.PRODUCTION)
     for code, row in json.loads(text).items():
         place = Place(PlaceKind.COUNTRY, code, row["iso_code"], row["country_name"])
-        yield _factor(place, row["year"], float(row["carbon_intensity"]), convention, source)
+        yield rows.factor(place, row["year"], float(row["carbon_intensity"]))
 
 
 def _states(text: str, version: str) -> Iterator[Factor]:
@@ -146,7 +163,7 @@ def _states(text: str, version: str) -> Iterator[Factor]:
         f"{origin['name']} ({origin['field']}); {_CODECARBON}",
         origin["url"],
     )
-    convention = (Unit.CO2E, Scope.DIRECT, Basis.PRODUCTION)
+    rows = _Table(source, Unit.CO2E, Scope.DIRECT, Basis.PRODUCTION, "output rate of the plants in the state")
     for name, row in table.items():
         if name == "usa":
             continue
@@ -154,7 +171,7 @@ def _states(text: str, version: str) -> Iterator[Factor]:
         place = Place(PlaceKind.REGION, f"USA/{name}", "USA", name.title(), (name, f"US-{short}"))
         # Multiplied in codecarbon's own order, so that the product is the same double.
         value = row["emissions"] * (G_PER_LB / 1e6) * 1e3
-        yield _factor(place, origin["year"], value, convention, source, "output rate of the plants in the state")
+        yield rows.factor(place, origin["year"], value)
 
 
 def _provinces(text: str, version: str) -> Iterator[Factor]:
@@ -166,12 +183,12 @@ def _provinces(text: str, version: str) -> Iterator[Factor]:
         "https://github.com/mlco2/codecarbon",
     )
     note = "combustion only: hydro, nuclear, wind, solar and biomass count as 0 g"
-    convention = (Unit.CO2E, Scope.DIRECT, Basis.PRODUCTION)
+    rows = _Table(source, Unit.CO2E, Scope.DIRECT, Basis.PRODUCTION, note)
     for name, mix in json.loads(text).items():
         value = sum(mix[fuel] / mix["total"] * g_per_kwh for fuel, g_per_kwh in CANADA_G_PER_KWH.items())
         short = f"CA-{_PROVINCES[name]}"
         place = Place(PlaceKind.REGION, f"CAN/{name}", "CAN", name.title(), (name, short))
-        yield _factor(place, 2023, value, convention, source, note)
+        yield rows.factor(place, 2023, value)
 
 
 def _china(text: str, version: str) -> Iterator[Factor]:
@@ -184,14 +201,12 @@ def _china(text: str, version: str) -> Iterator[Factor]:
         f"{about['source']}; {_CODECARBON}",
         about["source_url"],
     )
-    convention = (Unit.CO2, Scope.DIRECT, Basis.CONSUMPTION)
+    rows = _Table(source, Unit.CO2, Scope.DIRECT, Basis.CONSUMPTION, "CO2 only, no other greenhouse gases")
     for code, row in table["data"].items():
         _expect(row["unit"], "gCO2/kWh")
         name, *others = row["names"]
         place = Place(PlaceKind.REGION, f"CHN/{name}", "CHN", row["description"], (name, *others, code))
-        yield _factor(
-            place, row["year"], float(row["emission_factor"]), convention, source, "CO2 only, no other greenhouse gases"
-        )
+        yield rows.factor(place, row["year"], float(row["emission_factor"]))
 
 
 def _nordic(text: str, version: str) -> Iterator[Factor]:
@@ -201,17 +216,23 @@ def _nordic(text: str, version: str) -> Iterator[Factor]:
         "ENTSO-E generation by zone, weighted by codecarbon",
         f"{about['last_updated']}, codecarbon {version}",
         "ENTSO-E terms of use (data), MIT (codecarbon)",
-        f"ENTSO-E Transparency Platform, actual generation per type; {about['provenance'].split('. ')[0]}; {_CODECARBON}",
+        f"ENTSO-E Transparency Platform, actual generation per type; {about['provenance'].split('. ')[0]}; "
+        f"{_CODECARBON}",
         "https://transparency.entsoe.eu",
     )
-    convention = (Unit.CO2E, Scope.MIXED, Basis.PRODUCTION)
+    rows = _Table(
+        source,
+        Unit.CO2E,
+        Scope.MIXED,
+        Basis.PRODUCTION,
+        "fuels by combustion, the rest by life cycle (hydro 26 g); covers ",
+    )
     for code, row in table["data"].items():
         _expect(row["unit"], "gCO2eq/kWh")
         country = code[:2]
         aliases = (f"{country}-{code}",) if code != country else ()
         place = Place(PlaceKind.ZONE, code, _NORDIC_COUNTRY[country], row["description"], aliases)
-        note = f"fuels by combustion, the rest by life cycle (hydro 26 g); covers {row.get('coverage', 'not stated')}"
-        yield _factor(place, row["year"], float(row["emission_factor"]), convention, source, note)
+        yield rows.factor(place, row["year"], float(row["emission_factor"]), str(row.get("coverage", "not stated")))
 
 
 def _cloud(text: str, version: str) -> Iterator[Factor]:
@@ -222,15 +243,21 @@ def _cloud(text: str, version: str) -> Iterator[Factor]:
         f"Google: Carbon free energy for Google Cloud regions, grid carbon intensity 2023; {_CODECARBON}",
         "https://cloud.google.com/sustainability/region-carbon",
     )
-    convention = (Unit.CO2E, Scope.DIRECT, Basis.NOT_STATED)
-    note = "average operational gross emissions of the local grid; codecarbon's file names no year, it equals Google's 2023"
+    rows = _Table(
+        source,
+        Unit.CO2E,
+        Scope.DIRECT,
+        Basis.NOT_STATED,
+        "average operational gross emissions of the local grid; "
+        "codecarbon's file names no year, it equals Google's 2023",
+    )
     for row in csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))):
         spelt = row["region"]
         region = _MISSPELT.get(spelt, spelt)
         code = f"{row['provider']}/{region}"
         place = Place(PlaceKind.CLOUD_REGION, code, row["countryIsoCode"], f"{row['city']}, {row['country_name']}")
         mended = "" if spelt == region else f"; codecarbon spells the region {spelt}, mended"
-        yield _factor(place, 2023, float(row["impact"]), convention, source, note + mended)
+        yield rows.factor(place, 2023, float(row["impact"]), mended)
 
 
 def _expect(unit: str, wanted: str) -> None:

@@ -46,7 +46,7 @@ class EnteredFault(ValueError):
         self.lines = lines
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Row:
     """One ``[[factors]]`` table and the lines that are wrong with it."""
 
@@ -134,3 +134,15 @@ def _built(row: _Row) -> Factor:
         note=row.text("note"),
         entered=True,
     )
+
+
+def with_entered(base: Sequence[Factor], entered: Sequence[Factor]) -> tuple[tuple[Factor, ...], tuple[str, ...]]:
+    """``base`` and ``entered`` as one, and a line for each factor of ``base`` that an entered one replaces."""
+    own = {factor.key: factor for factor in entered}
+    lines = tuple(
+        f"{old.place.code} {old.period}: {old.value:g} of {old.source.name} gives way to {own[old.key].value:g} "
+        f"of {own[old.key].source.name}"
+        for old in base
+        if old.key in own
+    )
+    return (*(factor for factor in base if factor.key not in own), *entered), lines

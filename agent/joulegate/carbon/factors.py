@@ -1,7 +1,7 @@
 """Emission factors, and the immutable set of them that entries and reports refer to by its hash.
 
-The hash is SHA-256 over the canonical form: one JSON array of one object a factor, keys sorted, no spaces, no escapes of
-non-ASCII letters, numbers as the shortest decimal that reads back to the same double, factors ordered by
+The hash is SHA-256 over the canonical form: one JSON array of one object a factor, keys sorted, no spaces, no escapes
+of non-ASCII letters, numbers as the shortest decimal that reads back to the same double, factors ordered by
 ``Factor.key``. Name, date and generator are not in it, so the same data built again is the same set.
 """
 
@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from joulegate.carbon.place import Place, PlaceKind, folded
@@ -182,7 +183,7 @@ class FactorSet:
     ) -> FactorSet:
         """A set of these factors; ``ValueError`` when two share a key."""
         ordered = tuple(sorted(factors, key=lambda factor: factor.key))
-        for one, two in zip(ordered, ordered[1:], strict=False):
+        for one, two in pairwise(ordered):
             if one.key == two.key:
                 raise ValueError(f"two factors for {one.place.code} {one.period} ({one.convention})")
         digest = hashlib.sha256(canonical(ordered)).hexdigest()
@@ -220,7 +221,9 @@ class FactorSet:
 
 def _index_of(factors: Iterable[Factor]) -> Index:
     found: dict[tuple[PlaceKind, str], list[Factor]] = {}
-    newest_first = sorted(sorted(factors, key=lambda factor: factor.key), key=lambda factor: factor.period, reverse=True)
+    newest_first = sorted(
+        sorted(factors, key=lambda factor: factor.key), key=lambda factor: factor.period, reverse=True
+    )
     for factor in sorted(newest_first, key=lambda factor: not factor.entered):
         place = factor.place
         for name in dict.fromkeys(folded(name) for name in (place.code, *place.aliases)):

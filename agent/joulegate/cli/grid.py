@@ -7,6 +7,7 @@ token is refused or the zone is not known to the provider.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from dataclasses import replace
@@ -54,6 +55,8 @@ def command(
     from joulegate.sources.grid.choice import make_monitor
     from joulegate.sources.grid.options import GridOptions
 
+    # What goes wrong is told with the figure; without a handler it would be told a second time.
+    logging.getLogger("joulegate.sources.grid").addHandler(logging.NullHandler())
     duration_s = _seconds(duration, hours)
     settings = load(config).settings
     flags = {
@@ -137,7 +140,7 @@ def _print(state: GridState, now: Intensity, now_s: float, duration_s: float, wi
     age = "" if outlook.age_s is None else f", fetched {_ago(outlook.age_s)}"
     lines.append(Text(f"forecast  {outlook.label.value}{age}" + (f": {outlook.why}" if outlook.why else "")))
     lines += _chart(outlook.points, now_s, now_s + within_s, window)
-    lines.append(Text(_best_line(window, why, now_s)))
+    lines.append(Text(_best_line(window, why, now_s, forecast=bool(outlook.points))))
     Console(highlight=False, soft_wrap=True).print(Group(*lines))
 
 
@@ -155,9 +158,9 @@ def _now_line(now: Intensity) -> str:
     )
 
 
-def _best_line(window: Window | None, why: str, now_s: float) -> str:
+def _best_line(window: Window | None, why: str, now_s: float, *, forecast: bool) -> str:
     if window is None:
-        return f"best      not known: {why}"
+        return f"best      not known: {why}" if forecast else "best      not known without a forecast"
     wait_s = window.start_s - now_s
     when = "now" if wait_s < 60.0 else f"{_span(window.start_s, window.end_s)}, in {_length(wait_s)}"
     saving = "" if window.saving_fraction is None else f", {window.saving_fraction:.0%} below starting now"

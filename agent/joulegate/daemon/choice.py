@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from joulegate.config import Settings
+from joulegate.config import Settings, TwinSettings
 from joulegate.daemon.ports import Source, SourceUnavailable
 from joulegate.metering.reading import Sensor, SensorStatus
 from joulegate.sources.fault import SourceFault
 from joulegate.sources.host_model import HostModelSource
+from joulegate.sources.nvml.gpu import Rates
 from joulegate.sources.nvml.source import NvmlSource, NvmlUnavailable
 from joulegate.sources.rapl import RaplSource
 from joulegate.sources.replay import ReplaySource
@@ -38,17 +40,32 @@ def make_source(name: str, settings: Settings) -> Source:
 
 
 def _make(name: str, settings: Settings) -> Source:
+    poll_s = settings.metering.poll_s
     if name == "nvml":
-        return NvmlSource()
+        return NvmlSource() if poll_s is None else NvmlSource(rates=Rates(fastest_s=poll_s))
     if name == "rapl":
-        return RaplSource()
+        return RaplSource() if poll_s is None else RaplSource(poll_s=poll_s)
     if name == "model":
-        return HostModelSource()
+        return HostModelSource() if poll_s is None else HostModelSource(poll_s=poll_s)
     if name == "twin":
-        return TwinSource([settings.twin.profile] * settings.twin.gpus, seed=settings.twin.seed)
+        return _twin(settings.twin, poll_s)
     if settings.replay_file is not None:
         return ReplaySource(settings.replay_file)
     raise SourceUnavailable(f"source {name!r} is not known; choose auto, nvml, rapl, model, twin or replay:FILE")
+
+
+def _twin(twin: TwinSettings, poll_s: float | None) -> Source:
+    """The simulated GPUs, with the faults that are planned for them."""
+    profiles = [twin.profile] * twin.gpus
+    source = TwinSource(profiles, seed=twin.seed) if poll_s is None else TwinSource(
+        profiles, seed=twin.seed, poll_s=poll_s
+    )
+    now_s = time.monotonic()
+    for fault in twin.planned_faults():
+        devices = [device.id for device in source.devices()] if fault.device is None else [fault.device]
+        for device in devices:
+            source.fault(fault.kind, device, now_s + fault.after_s, fault.for_s)
+    return source
 
 
 def open_source(settings: Settings) -> Chosen:

@@ -106,11 +106,16 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class SocketIngest:
-    """Implements ``pipelines.socket_server.SpanIngest`` over the loop; ``acknowledge`` is called after the commit."""
+    """Implements ``pipelines.socket_server.SpanIngest`` over the loop.
+
+    ``acknowledge`` is called with the tickets of a commit, once for each commit.
+    """
 
     def __init__(self, loop: MeterLoop) -> None:
         self.acknowledge: Callable[[list[Ticket]], None] = _nobody
         self._loop = loop
+        self._durable: list[Ticket] = []
+        loop.after_commit = self._flush
 
     def submit(self, message: Message, ticket: Ticket) -> bool:
         """Hand the message over; its ticket is acknowledged when the ledger has it."""
@@ -118,7 +123,12 @@ class SocketIngest:
             self._loop.dropped += message.count
             self.acknowledge([ticket])
             return True
-        return self._loop.submit(Delivery(_edge(message), lambda _new: self.acknowledge([ticket])))
+        return self._loop.submit(Delivery(_edge(message), lambda _new: self._durable.append(ticket)))
+
+    def _flush(self) -> None:
+        durable, self._durable = self._durable, []
+        if durable:
+            self.acknowledge(durable)
 
     def lookup(self, request_id: str) -> RequestEntry | None:
         """Figures at hand; who asks for a request answers for it."""

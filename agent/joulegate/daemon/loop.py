@@ -143,6 +143,8 @@ class MeterLoop:
         self.dropped = 0
         self.faults = 0
         self.device_ids: frozenset[str] = frozenset()
+        self.after_commit: Callable[[], None] | None = None
+        """Called on the loop's thread once what a commit holds is durable and its senders were told."""
         self._ledger = ledger
         self._ledger_faults = faults
         self._publish = publish
@@ -445,6 +447,8 @@ class MeterLoop:
     def _made_durable(self, written: _Written) -> None:
         for done, new in written.told:
             self._ask(lambda done=done, new=new: done(new), None)  # type: ignore[misc]
+        if self.after_commit is not None:
+            self._ask(self.after_commit, None)
         for entry in written.progress.entries:
             key = totals_key(entry)
             self._totals[key] = add_entry(self._totals.get(key), entry)

@@ -20,11 +20,8 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
         return []
     largest = max(weights)
     if largest <= 0:
-        whole = [1] * len(weights)
-    else:
-        scale = _WEIGHT_SCALE / largest
-        whole = [round(weight * scale) for weight in weights]
-    return apportion_whole(total, whole)
+        return apportion_whole(total, [1] * len(weights))
+    return apportion_whole(total, [round(weight / largest * _WEIGHT_SCALE) for weight in weights])
 
 
 def apportion_whole(total: int, weights: Sequence[int]) -> list[int]:

@@ -8,6 +8,7 @@ against the spans that leaves the smallest residual.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -110,7 +111,7 @@ class ShareTimes:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """``residual`` is relative to an interval's energy; ``prior`` and ``prior_sd`` are what the ridge pulled towards."""
+    """``residual`` is relative to an interval's energy; ``prior`` is what the ridge pulled towards."""
 
     beta: Floats
     covariance: Floats
@@ -329,15 +330,13 @@ def dynamic_energy(
 
 def _name_classes(classes: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
     """Class names, the most frequent ``MAX_CLASSES`` of them; the rest share the last name's column."""
-    names, owners, counts = np.unique(
-        np.asarray(classes, dtype=object).astype(str), return_inverse=True, return_counts=True
-    )
-    if len(names) <= MAX_CLASSES:
-        return [str(name) for name in names], owners.astype(np.int64)
-    ranked = np.argsort(-counts, kind="stable")
-    place = np.full(len(names), MAX_CLASSES - 1, dtype=np.int64)
-    place[ranked[:MAX_CLASSES]] = np.arange(MAX_CLASSES)
-    return [str(names[i]) for i in ranked[:MAX_CLASSES]], place[owners]
+    counts = Counter(classes)
+    names = sorted(counts)
+    place = {name: index for index, name in enumerate(names)}
+    if len(names) > MAX_CLASSES:
+        names = sorted(names, key=counts.__getitem__, reverse=True)[:MAX_CLASSES]
+        place = dict.fromkeys(counts, MAX_CLASSES - 1) | {name: index for index, name in enumerate(names)}
+    return names, np.fromiter(map(place.__getitem__, classes), dtype=np.int64, count=len(classes))
 
 
 @dataclass(frozen=True, slots=True)

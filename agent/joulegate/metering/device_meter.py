@@ -112,6 +112,8 @@ class DeviceMeter:
         if last is not None and reading.t_s <= last.t_s:
             return
         self._up, self._reading = True, reading
+        if self._counter is None and reading.energy_mj is not None:
+            self._counter = (reading.energy_mj, reading.t_s)
         if last is not None:
             self._count_events(last, reading.t_s - last.t_s)
         self.learner.see_reading(reading)

@@ -150,7 +150,7 @@ class _Solver:
         others_j = self.residual_j[rows] + shares @ before_w
         weighted = shares * weights[rows, None]
         if begin not in covariances:
-            covariances[begin] = np.linalg.inv(weighted.T @ shares + np.diag(1.0 / tau_w**2))
+            covariances[begin] = np.asarray(np.linalg.inv(weighted.T @ shares + np.diag(1.0 / tau_w**2)), np.float64)
             self.error_w[begin:end] = np.sqrt(np.diag(covariances[begin]))
         self.effect_w[begin:end] = covariances[begin] @ (weighted.T @ others_j)
         self.residual_j[rows] -= shares @ (self.effect_w[begin:end] - before_w)
@@ -192,10 +192,10 @@ def request_effects(
         found = _solve_window(
             times.overlaps(requests),
             _blocks(starts_s[requests], ends_s[requests]),
-            target_j,
-            unit_j,
-            classes[requests],
-            mean_w[requests],
+            target_j=target_j,
+            unit_j=unit_j,
+            classes=classes[requests],
+            mean_w=mean_w[requests],
         )
         dynamic_w[order[begin:end]], error_w[order[begin:end]] = found.dynamic_w[mine], found.error_w[mine]
     return Effects(dynamic_w, error_w)
@@ -210,7 +210,13 @@ def _mean_concurrency(starts_s: Floats, ends_s: Floats) -> float:
 
 
 def _solve_window(
-    overlaps: _Overlaps, blocks: list[tuple[int, int]], target_j: Floats, unit_j: Floats, classes: Ints, mean_w: Floats
+    overlaps: _Overlaps,
+    blocks: list[tuple[int, int]],
+    *,
+    target_j: Floats,
+    unit_j: Floats,
+    classes: Ints,
+    mean_w: Floats,
 ) -> Effects:
     """Effects of the requests of one window, with errors and spreads that are learned from the same."""
     if not len(overlaps.row):

@@ -79,22 +79,29 @@ def quality_of(
     ``source_quality`` is what the devices' own figures can be at best, ``primary`` the method that the source promised:
     a figure from what stood in for it is not ``measured``.
     """
-    if method is None or all([use.energy_mj is None for use in uses]):
+    if method is None or all(use.energy_mj is None for use in uses):
         return Quality.MISSING
+    lower = _unmeasured(method, source_quality)
+    if lower is not None:
+        return lower
+    if members > 1 or start_source not in _OBSERVED_STARTS or (primary is not None and method is not primary):
+        return Quality.APPORTIONED
+    for use in uses:
+        doubtful = use.shared or use.contended or use.partial or use.gap or use.late
+        if doubtful or use.end_s - use.start_s < RESOLVED_STEPS * step_s:
+            return Quality.APPORTIONED
+    return Quality.MEASURED
+
+
+def _unmeasured(method: Method, source_quality: Quality | None) -> Quality | None:
+    """The quality of a figure whose source does not measure; ``None`` when it does."""
     if method is Method.SIMULATED or source_quality is Quality.SIMULATED:
         return Quality.SIMULATED
     if source_quality is Quality.DEFAULT:
         return Quality.DEFAULT
     if method is Method.MODEL or source_quality is Quality.MODELLED:
         return Quality.MODELLED
-    if members > 1 or start_source not in _OBSERVED_STARTS or (primary is not None and method is not primary):
-        return Quality.APPORTIONED
-    for use in uses:
-        if use.shared or use.contended or use.partial or use.gap or use.late:
-            return Quality.APPORTIONED
-        if use.end_s - use.start_s < RESOLVED_STEPS * step_s:
-            return Quality.APPORTIONED
-    return Quality.MEASURED
+    return None
 
 
 def flags_of(

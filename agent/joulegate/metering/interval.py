@@ -216,7 +216,7 @@ class EnergyLine:
     def _feed_counter(self, value_mj: int, power_w: float | None, t_s: float) -> list[Interval]:
         closed: list[Interval] = []
         if self._on_power and not self._seen_counter:
-            closed.append(Interval(Kind.RESET, self._line_s or t_s, t_s, None, Method.COUNTER))
+            closed.append(self._break(t_s, Method.COUNTER))
             self._on_power = False
         self._seen_counter = True
         moved = self._counter.value_mj is None or value_mj != self._counter.value_mj
@@ -231,15 +231,18 @@ class EnergyLine:
         self._waiting.clear()
         self._moved_s = t_s
         if self._on_power:
-            back = Interval(Kind.RESET, self._line_s or t_s, t_s, None, Method.COUNTER)
+            back = self._break(t_s, Method.COUNTER)
             self._on_power = False
-            self._power = PowerLine(self._power_method, hole_s=self._hole_s)
             self._counter.start_from(value_mj, t_s)
             self._line_s = t_s
             return [back]
         interval = self._counter.feed(value_mj, t_s)
-        self._line_s = t_s
+        self._line_s = t_s if interval is None else interval.end_s
         return [] if interval is None else [interval]
+
+    def _break(self, t_s: float, method: Method) -> Interval:
+        """The source of the line changes: nothing vouches for what lies between the two."""
+        return Interval(Kind.RESET, t_s if self._line_s is None else self._line_s, t_s, None, method)
 
     def _stood_still(self, power_w: float | None, t_s: float) -> list[Interval]:
         if power_w is None:
@@ -257,8 +260,8 @@ class EnergyLine:
         return self._fall_back()
 
     def _fall_back(self) -> list[Interval]:
-        first_s = self._waiting[0][1]
-        closed = [Interval(Kind.RESET, self._line_s or first_s, first_s, None, self._power_method)]
+        closed = [self._break(self._waiting[0][1], self._power_method)]
+        self._power = PowerLine(self._power_method, hole_s=self._hole_s)
         self._on_power = True
         for power_w, t_s in self._waiting:
             interval = self._power.feed(power_w, t_s)

@@ -157,7 +157,7 @@ class OpenSpan:
             self.methods = self.methods | {method} if self.methods else _ALONE[method]
 
     def receive(self, shares: Iterable[UseShare], method: Method) -> None:
-        """Take energy that was placed elsewhere (an earlier run, closed accounts): its shape is a guess, as in a gap."""
+        """Take energy that was placed elsewhere (an earlier run, closed accounts): a guess, as in a gap."""
         for share in shares:
             self.exact_mj += share.energy_mj
             self.gap_mj += share.energy_mj

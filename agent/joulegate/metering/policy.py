@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from joulegate.metering.apportion import apportion
 from joulegate.metering.accounts import UseShare
+from joulegate.metering.apportion import apportion
 
 
 class IdlePolicy(StrEnum):

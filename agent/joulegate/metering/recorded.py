@@ -100,9 +100,7 @@ def attribute(
     for group in groups:
         for device in group.devices:
             mine[device].append(group)
-    figures = {
-        device: _one_device(columns, mine.pop(device), options, seen) for device, columns in devices.items()
-    }
+    figures = {device: _one_device(columns, mine.pop(device), options, seen) for device, columns in devices.items()}
     requests = [request for group in groups for request in finish_group(group, seen.pop(group.span_id))]
     requests.sort(key=lambda request: request.request_id)
     return Attribution(figures, tuple(requests))

@@ -20,7 +20,7 @@ COARSE_MISFIT = 0.1
 """Beyond this relative misfit, changes that coarse polls bracket are placed by the energy between them."""
 
 OWN_POWER_STEPS = 4
-"""Of a request shorter than this many power readings they tell when it was more than what it drew: its class decides."""
+"""Of a request shorter than this many power readings they do not tell what it drew itself: its class decides."""
 
 _OWN_ERROR_PRIOR = 0.1
 _OWN_ERROR_MAX = 0.5

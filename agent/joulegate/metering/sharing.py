@@ -32,7 +32,7 @@ class _Company:
 
 
 def hidden_share_error(changes: Changes, starts_s: Floats, ends_s: Floats, dynamic_w: Floats, idle_w: float) -> float:
-    """Relative standard error of a request's share; ``changes`` on the spans' time, ``dynamic_w`` of each span's class."""
+    """Relative standard error of a share; ``changes`` are on the spans' time, ``dynamic_w`` is of each span's class."""
     if len(starts_s) < 2 or not len(changes.start_s):
         return PRIOR_SHARE_ERROR
     company = _Company(starts_s, ends_s, dynamic_w)

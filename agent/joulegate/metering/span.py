@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class StartSource(StrEnum):
-    """Where the start of service is known from; only ``engine`` and ``declared`` are observations of the start itself."""
+    """Where the start of service is known from; only ``engine`` and ``declared`` observe the start itself."""
 
     ENGINE = "engine"
     HISTORY = "history"

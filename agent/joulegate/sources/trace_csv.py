@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -316,7 +317,7 @@ def _span(cells: _Cells, *, inferred_start: bool) -> SpanRow:
         devices=cells.devices(),
         start_s=start_s,
         end_s=end_s,
-        power_class=cells.text("class"),
+        power_class=sys.intern(cells.text("class")),
         images=cells.count("images"),
         steps=cells.count("steps"),
         width=cells.count("width"),

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 INSTALL = "pip install 'joulegate[factors]'"
 TIMEOUT_S = 60.0
@@ -54,7 +55,7 @@ def _found(wanted: Mapping[str, str]) -> Mapping[str, object]:
         distribution = metadata.distribution("codecarbon")
     except metadata.PackageNotFoundError:
         return {"missing": f"codecarbon is not installed here: {INSTALL}"}
-    about = distribution.metadata
+    about: Any = distribution.metadata
     folder = Path(str(distribution.locate_file("codecarbon")))
     files = {}
     for name, path in wanted.items():
@@ -63,8 +64,7 @@ def _found(wanted: Mapping[str, str]) -> Mapping[str, object]:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             return {
-                "missing": f"codecarbon {distribution.version} has no usable {path} ({reason}); "
-                f"reinstall it: {INSTALL}"
+                "missing": f"codecarbon {distribution.version} has no usable {path} ({reason}); reinstall it: {INSTALL}"
             }
     licence = about.get("License-Expression") or about.get("License") or "not stated"
     return {"version": distribution.version, "licence": licence, "files": files}

@@ -88,7 +88,9 @@ def read_set(path: Path) -> FactorSet:
     """The set in ``path``; raises ``FactorSetFault``."""
     try:
         if path.stat().st_size > _FILE_MAX_BYTES:
-            raise FactorSetFault(f"{path}: too large for a factor set; give a file that `joulegate factors build` wrote")
+            raise FactorSetFault(
+                f"{path}: too large for a factor set; give a file that `joulegate factors build` wrote"
+            )
         return parsed(path.read_bytes().decode("utf-8"), str(path))
     except OSError as error:
         raise FactorSetFault(f"{path}: cannot be read ({error.strerror or error}); check the path") from error

@@ -35,7 +35,10 @@ def number(value: Any, name: str, who: str) -> float:
     """A JSON number; raises ``GridFault`` for text, booleans and null."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise malformed(who, f"{name} is not a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise malformed(who, f"{name} is beyond all numbers") from None
 
 
 def moment_s(value: Any, name: str, who: str) -> float:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib import metadata
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
@@ -25,6 +26,7 @@ from joulegate.sources.grid.fault import PASSING, FaultKind, GridFault
 SIMULATED_HEADER = "X-Joulegate-Simulated"
 """A simulator of an API says with this header that its figures are made up."""
 
+_TALKATIVE = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
 _MAX_BODY_BYTES = 8 * 1024 * 1024
 _MAX_RETRY_AFTER_S = 86_400.0
 _SHOWN_CHARACTERS = 160
@@ -82,7 +84,11 @@ class ApiClient:
     ) -> None:
         self.who = who
         self._limits = limits
-        self._secrets = tuple(secret for secret in secrets if secret)
+        given = [secret for secret in secrets if secret]
+        self._secrets = tuple(dict.fromkeys([*given, *(quote(secret, safe="") for secret in given)]))
+        self._redaction = _Redaction(self._struck_out)
+        for name in _TALKATIVE:
+            logging.getLogger(name).addFilter(self._redaction)
         self._closed = threading.Event()
         self._client = httpx.Client(
             base_url=base_url,
@@ -114,15 +120,19 @@ class ApiClient:
 
     def scrubbed(self, text: str) -> str:
         """``text`` of the provider in one short line, without our secrets."""
-        line = " ".join(text.split())
+        return " ".join(self._struck_out(text).split())[:_SHOWN_CHARACTERS]
+
+    def _struck_out(self, text: str) -> str:
         for secret in self._secrets:
-            line = line.replace(secret, "***")
-        return line[:_SHOWN_CHARACTERS]
+            text = text.replace(secret, "***")
+        return text
 
     def close(self) -> None:
         """End waits between tries and close the connections."""
         self._closed.set()
         self._client.close()
+        for name in _TALKATIVE:
+            logging.getLogger(name).removeFilter(self._redaction)
 
     def _worth_another_try(self, error: BaseException) -> bool:
         if not isinstance(error, GridFault) or error.kind not in PASSING:
@@ -133,8 +143,9 @@ class ApiClient:
         error = state.outcome.exception() if state.outcome else None
         asked_s = error.retry_after_s if isinstance(error, GridFault) else None
         limits = self._limits
-        backoff = tenacity.wait_exponential_jitter(limits.wait_first_s, limits.wait_most_s, jitter=limits.wait_first_s)
-        return max(asked_s or 0.0, backoff(state))
+        doubled = tenacity.wait_exponential(limits.wait_first_s, limits.wait_most_s)
+        spread = tenacity.wait_random(0.0, limits.wait_first_s)
+        return max(asked_s or 0.0, doubled(state) + spread(state))
 
     def _once(self, path: str, params: dict[str, str], headers: dict[str, str], auth: tuple[str, str] | None) -> Answer:
         if self._closed.is_set():
@@ -207,6 +218,22 @@ class ApiClient:
 
     def _fault(self, kind: FaultKind, text: str) -> GridFault:
         return GridFault(kind, f"{self.who}: {text}")
+
+
+class _Redaction(logging.Filter):
+    """Strikes secrets out of what httpcore logs of answers, where a redirection may quote the address of a request."""
+
+    def __init__(self, strike_out: Callable[[str], str]) -> None:
+        super().__init__()
+        self._strike_out = strike_out
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep every record, without secrets."""
+        said = record.getMessage()
+        kept = self._strike_out(said)
+        if kept != said:
+            record.msg, record.args = kept, ()
+        return True
 
 
 class _SecretTransport(httpx.BaseTransport):

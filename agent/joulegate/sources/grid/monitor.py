@@ -53,15 +53,22 @@ class _Feed:
         self.due_s = now_s + self._period_s
 
     def failed(self, fault: GridFault, now_s: float, most_s: float) -> None:
-        """Twice the pause with each failure in a row, at least what the provider asked for."""
-        self.track = replace(self.track, fault=str(fault), fault_kind=fault.kind)
+        """A fault of this question alone: it is asked again after a pause, the others go on."""
+        self.tell(fault)
         self._failures += 1
-        if fault.kind is FaultKind.UNSUPPORTED:
-            self.due_s = math.inf
-            return
-        doubled_s = _FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 20)
-        pause_s = most_s if fault.kind in _PATIENT else min(most_s, doubled_s)
-        self.due_s = now_s + max(pause_s, fault.retry_after_s or 0.0)
+        endless = fault.kind is FaultKind.UNSUPPORTED
+        self.due_s = math.inf if endless else now_s + _pause_s(fault, self._failures, most_s)
+
+    def tell(self, fault: GridFault) -> None:
+        """What was answered before stays, with what is wrong since."""
+        self.track = replace(self.track, fault=str(fault), fault_kind=fault.kind)
+
+
+def _pause_s(fault: GridFault, failures: int, most_s: float) -> float:
+    """Twice as long with each failure in a row, and at least what the provider asked for."""
+    doubled_s = _FIRST_PAUSE_S * 2.0 ** min(failures - 1, 20)
+    pause_s = most_s if fault.kind in _PATIENT else min(most_s, doubled_s)
+    return max(pause_s, fault.retry_after_s or 0.0)
 
 
 class GridMonitor:
@@ -92,6 +99,8 @@ class GridMonitor:
         self._feeds = self._make_feeds()
         self._faults: Counter[str] = Counter()
         self._skipped = 0
+        self._host_failures = 0
+        self._resume_s = -math.inf
         self._static_track = Track()
         self._one_at_a_time = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -128,10 +137,8 @@ class GridMonitor:
             for feed in self._feeds:
                 if self._closed.is_set():
                     break
-                if feed.due_s <= self._clock():
-                    fault = self._ask(feed)
-                    if fault is not None and fault.kind in HOST_WIDE:
-                        self._postpone_others(feed, fault)
+                if feed.due_s <= self._clock() >= self._resume_s:
+                    self._ask(feed)
             self._state = self._snapshot()
             return self._state
 
@@ -158,24 +165,36 @@ class GridMonitor:
             ),
         ]
 
-    def _ask(self, feed: _Feed) -> GridFault | None:
+    def _ask(self, feed: _Feed) -> None:
         """One question; what goes wrong is counted, and the answer before it stays."""
         try:
             points = feed.ask(self._clock())
-        except GridFault as caught:
-            fault = caught
+        except GridFault as fault:
+            self._note(feed, fault)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not end the refreshing; it is told and counted
             kind = FaultKind.CLOSED if self._closed.is_set() else FaultKind.INTERNAL
-            fault = GridFault(kind, f"reading the {feed.kind} answer failed ({type(error).__name__}); please report it")
+            text = f"reading the {feed.kind} answer failed ({type(error).__name__}); please report it"
+            self._note(feed, GridFault(kind, text))
         else:
+            self._host_failures = 0
             self._keep(feed, points)
-            return None
-        if fault.kind is not FaultKind.CLOSED:
-            self._faults[fault.kind.value] += 1
-            if feed.track.fault != str(fault):
-                log.warning("grid: %s", fault)
-            feed.failed(fault, self._clock(), self._rhythm.backoff_most_s)
-        return fault
+
+    def _note(self, feed: _Feed, fault: GridFault) -> None:
+        if fault.kind is FaultKind.CLOSED:
+            return
+        self._faults[fault.kind.value] += 1
+        if feed.track.fault != str(fault):
+            log.warning("grid: %s", fault)
+        now_s, most_s = self._clock(), self._rhythm.backoff_most_s
+        if fault.kind not in HOST_WIDE:
+            self._host_failures = 0
+            feed.failed(fault, now_s, most_s)
+            return
+        self._host_failures += 1
+        self._resume_s = now_s + _pause_s(fault, self._host_failures, most_s)
+        for other in self._feeds:
+            if other is feed or other.due_s <= now_s:
+                other.tell(fault)
 
     def _keep(self, feed: _Feed, points: Sequence[Intensity]) -> None:
         now_s = self._clock()
@@ -197,12 +216,6 @@ class GridMonitor:
     def _recent(self, points: Sequence[Intensity], now_s: float) -> tuple[Intensity, ...]:
         since_s = now_s - self._rhythm.looked_back_s
         return tuple(point for point in points if point.end_s is not None and point.end_s > since_s)
-
-    def _postpone_others(self, failed: _Feed, fault: GridFault) -> None:
-        """What is due meets the same host: it is not asked, which spares a hanging one two more waits."""
-        for feed in self._feeds:
-            if feed is not failed and feed.due_s <= self._clock():
-                feed.failed(fault, self._clock(), self._rhythm.backoff_most_s)
 
     def _factors(self) -> Track:
         if not self._place.country:

@@ -16,6 +16,7 @@ from joulegate.sources.grid.series import merged
 from joulegate.sources.grid.window import Timeline, Window, best_window
 
 DAY_S = 86_400.0
+NO_PROVIDER = "no provider is configured; set grid.provider and grid.zone"
 NOT_CONFIGURED = "no place is configured; set grid.provider and grid.zone, or grid.country for a yearly figure"
 
 
@@ -78,7 +79,7 @@ class GridState:
         age_s = None if track.fetched_s is None else max(0.0, now_s - track.fetched_s)
         ahead = tuple(p for p in track.points if p.end_s is not None and p.end_s > now_s)
         if age_s is None or not ahead or age_s > ageing.forecast_kept_s:
-            why = track.fault or (NOT_CONFIGURED if self.provider is None else "no forecast has been fetched yet")
+            why = track.fault or (NO_PROVIDER if self.provider is None else "no forecast has been fetched yet")
             return Outlook((), Label.MISSING, None, why)
         live = track.fault is None and age_s <= ageing.forecast_renewed_s
         return Outlook(ahead, Label.LIVE if live else Label.CACHED, age_s, track.fault or _fetched(age_s, live=live))
@@ -87,7 +88,7 @@ class GridState:
         """The last hours; points keep their gaps."""
         track = self.history
         if not track.points or track.fetched_s is None:
-            why = track.fault or (NOT_CONFIGURED if self.provider is None else "no history has been fetched yet")
+            why = track.fault or (NO_PROVIDER if self.provider is None else "no history has been fetched yet")
             return Outlook((), Label.MISSING, None, why)
         age_s = max(0.0, now_s - track.fetched_s)
         return Outlook(track.points, Label.LIVE if track.fault is None else Label.CACHED, age_s, track.fault or "")

@@ -50,7 +50,7 @@ class CountryFactors:
         return CountryFactor(
             g_per_kwh=found.value,
             year=found.year,
-            source=f"{found.source.name} {found.source.version} ({self.factors.id})",
+            source=f"{found.source.name} ({self.factors.id})",
             signal=_SIGNALS[found.signal],
             emission_factor_type=_TYPES.get(found.scope),
         )

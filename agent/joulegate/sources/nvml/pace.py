@@ -5,6 +5,7 @@ from __future__ import annotations
 FASTEST_S = 0.025
 SLOWEST_S = 0.2
 _POLLS_PER_STEP = 2
+_SCALE_S = 0.005
 _FORGIVE_S = 30.0
 
 _ABSENT_S = 600.0
@@ -33,8 +34,9 @@ class Pace:
 
     def learned(self, step_s: float, fastest_s: float = FASTEST_S) -> None:
         """The counter's step is known."""
-        # Whole milliseconds, so that devices with equal steps share one grid and wake the thread together.
-        self._base_s = round(min(max(step_s / _POLLS_PER_STEP, fastest_s), SLOWEST_S), 3)
+        # On a coarse scale, so that devices of about one step share a grid and wake the thread together.
+        wanted_s = round(step_s / _POLLS_PER_STEP / _SCALE_S) * _SCALE_S
+        self._base_s = round(min(max(wanted_s, fastest_s), SLOWEST_S), 3)
         self._apply()
 
     def spurious(self, now_s: float) -> None:

@@ -18,7 +18,7 @@ MOST_ABANDONED = 8
 """Threads that may hang in the driver at the same time; with one more the sampler waits for one to return."""
 
 _QUEUE = 100_000
-_WATCH_S = 0.2
+_WATCH_S = 0.25
 _PATIENCE_S = 0.5
 """A call about one device that takes longer is left to its thread, so that the others' readings have no hole.
 
