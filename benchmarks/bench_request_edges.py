@@ -2,102 +2,48 @@
 
     python benchmarks/bench_request_edges.py [--requests 20000] [--json]
 
-In process the sink is what ``in_process_sink`` makes; over the socket a live server runs in a process of its own and
-acknowledges every message. ``tight`` has no pause between requests, ``spaced`` a millisecond, in which the courier
-thread works and every cache is cold again, as between real images; that row is for information, the exit code goes by
-the tight ones. The bars are under 15 us median and 60 us p99 in process with 8 devices, and under 25 us median over
-the socket.
+In process the sink is the real meter with eight simulated boards, its loop running beside; over the socket the real
+daemon runs in a process of its own, journals every message and acknowledges it after the commit. ``tight`` has no pause
+between requests, ``spaced`` a millisecond, in which the loop or the courier works and every cache is cold again, as
+between real images; that row is for information, the exit code goes by the tight ones. The bars are under 15 us median
+and 60 us p99 in process with 8 devices, and under 25 us median over the socket.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter_ns, sleep
 
-from joulegate.metering.entry import RequestEntry
-from joulegate.metering.span import Outcome, Span
+from joulegate.config import load
+from joulegate.daemon.wiring import local_meter
 from joulegate.pipelines.courier import Pace
 from joulegate.pipelines.meter import Meter
 from joulegate.pipelines.ports import SpanSink
 from joulegate.pipelines.socket_client import SocketSink
-from joulegate.pipelines.socket_server import Message, SocketServer, Ticket
-from joulegate.pipelines.visible import KnownDevice
 
-DEVICES = tuple(KnownDevice(f"GPU-{number:032x}", number, "gpu") for number in range(8))
+ENTRY_POINT = "import sys; from joulegate.cli.app import main; sys.exit(main())"
 BARS_US = {"in process": (15.0, 60.0), "over the socket": (25.0, None)}
 WARM_UP = 500
 
 
-class AppendingSink:
-    """A sink that only appends: the floor under which no meter in this process can be."""
+class EightBoards:
+    """Eight devices of the twin behind the real in-process meter: loop, attribution and all, without a ledger."""
 
     def __init__(self) -> None:
-        self.edges: list[Span | tuple[str, float, Outcome]] = []
-
-    def begin(self, span: Span) -> None:
-        """Append."""
-        self.edges.append(span)
-
-    def end(self, request_id: str, ended_s: float, outcome: Outcome) -> None:
-        """Append."""
-        self.edges.append((request_id, ended_s, outcome))
-
-    def lookup(self, request_id: str) -> RequestEntry | None:  # noqa: ARG002 - the port's parameter
-        """No figures."""
-        return None
-
-    def wait(self, request_id: str, timeout_s: float) -> RequestEntry | None:  # noqa: ARG002 - the port's parameters
-        """No figures."""
-        return None
-
-    def visible_devices(self) -> tuple[str, ...]:
-        """Eight GPUs."""
-        return tuple(device.id for device in DEVICES)
-
-    def close(self) -> None:
-        """Forget."""
-        self.edges.clear()
+        settings = load(environ={"HOME": "/", "JOULEGATE_SOURCE": "twin", "JOULEGATE_TWIN__GPUS": "8"}).settings
+        self.meter = local_meter(settings)
 
 
 def in_process_sink() -> SpanSink:
     """The sink of the first measurement."""
-    return AppendingSink()
-
-
-class AcknowledgingIngest:
-    """Takes every message and acknowledges it at once."""
-
-    server: SocketServer
-
-    def submit(self, message: Message, ticket: Ticket) -> bool:  # noqa: ARG002 - the port's parameter
-        """Acknowledge."""
-        self.server.acknowledge((ticket,))
-        return True
-
-    def lookup(self, request_id: str) -> RequestEntry | None:  # noqa: ARG002 - the port's parameter
-        """No figures."""
-        return None
-
-    def devices(self) -> Sequence[KnownDevice]:
-        """Eight GPUs."""
-        return DEVICES
-
-
-async def serve(path: Path) -> None:
-    ingest = AcknowledgingIngest()
-    ingest.server = SocketServer(path, ingest)
-    await ingest.server.start()
-    print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await ingest.server.close()
+    return EightBoards().meter.sink
 
 
 def edge_times_us(meter: Meter, requests: int, pause_s: float) -> list[float]:
@@ -135,18 +81,33 @@ def measure(where: str, sink: SpanSink, requests: int) -> list[dict[str, object]
 
 
 def over_the_socket(requests: int) -> list[dict[str, object]]:
+    """The real daemon with eight boards of the twin, its ledger on the temporary folder's disk."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "joulegate.sock"
-        command = [sys.executable, __file__, "--serve", str(path)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
-            assert server.stdout is not None
-            server.stdout.readline()
-            sink = SocketSink(path, {}, Pace(box=8 * requests))
+        state = Path(folder) / "state"
+        command = [
+            sys.executable,
+            "-c",
+            ENTRY_POINT,
+            "run",
+            "--source",
+            "twin",
+            "--port",
+            "0",
+            "--state-dir",
+            str(state),
+        ]
+        environ = {**os.environ, "JOULEGATE_TWIN__GPUS": "8"}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as daemon:
+            assert daemon.stderr is not None
+            while "listening" not in (line := daemon.stderr.readline()):
+                assert line, "the daemon did not start"
+            sink = SocketSink(state / "joulegate.sock", {}, Pace(box=8 * requests))
             try:
                 return measure("over the socket", sink, requests)
             finally:
                 sink.close()
-                server.communicate()
+                daemon.terminate()
+                daemon.communicate()
 
 
 def show(rows: list[dict[str, object]]) -> None:
@@ -163,11 +124,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve is not None:
-        asyncio.run(serve(options.serve))
-        return 0
     rows = measure("in process", in_process_sink(), options.requests) + over_the_socket(options.requests)
     if options.json:
         print(json.dumps(rows))

@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_state_path
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -200,6 +209,57 @@ class TwinSettings(Table):
         return tuple(map(read_fault, self.faults))
 
 
+Kilograms = Annotated[float | tuple[float, float, float] | None, Field(union_mode="left_to_right")]
+
+
+class InstrumentSettings(Table):
+    """A contract that the market-based figure may count."""
+
+    kind: str = Field(description="what it is: ppa, certificate, tariff")
+    share: Number = Field(ge=0, le=1, description="the part of the site's consumption that it covers, from 0 to 1")
+    g_per_kwh: Number = Field(ge=0, le=3000, description="its intensity in g/kWh, from 0 to 3000")
+    source: str = Field(min_length=1, description="the name of the contract or registry")
+
+
+class SiteSettings(Table):
+    """Where the hardware stands and what is known of it; nothing has a hidden default, a figure is missing instead."""
+
+    country: str | None = Field(None, description="the country, ISO 3166-1 alpha-3 such as DEU")
+    region: str | None = Field(None, description="a region of the country that the factor set knows")
+    zone: str | None = Field(None, description="a grid zone such as DE")
+    cloud_region: str | None = Field(None, description="a cloud region such as gcp/europe-west3")
+    scope: Literal["direct", "life-cycle"] | None = Field(None, description="direct or life-cycle: one convention only")
+    pue: Number | None = Field(None, description="the yearly mean power usage effectiveness, from 1 to 5")
+    wue_onsite_l_per_kwh: Number | None = Field(None, description="litres of water on site per kWh of IT energy")
+    wue_offsite_l_per_kwh: Number | None = Field(None, description="litres of water per kWh in power generation")
+    price_per_kwh: Number | None = Field(None, description="the price of electricity per kWh")
+    currency: str | None = Field(None, description="its currency, ISO 4217 such as EUR")
+    gpu_embodied_kg: Kilograms = Field(None, description="kgCO2e of making one GPU: one number, or low, central, high")
+    server_embodied_kg: Kilograms = Field(None, description="kgCO2e of making one server without its GPUs")
+    gpus_per_server: Whole | None = Field(None, description="GPUs in a server")
+    lifetime_years: Number | None = Field(None, description="years that the hardware is used")
+    utilization: Number | None = Field(None, description="the share of reserved time in which the GPUs work")
+    idle_w: Number | None = Field(None, description="the power of one idle GPU in W")
+    residual_g_per_kwh: Number | None = Field(None, description="the residual mix in g/kWh")
+    instruments: tuple[InstrumentSettings, ...] = Field((), description="contracts for the market-based figure")
+
+
+class GridSettings(Table):
+    """Where the carbon intensity of the grid is asked for; nobody is asked when no provider is named."""
+
+    provider: str | None = Field(
+        None, description="electricity-maps, watttime, gb-carbon-intensity or entsoe (none: the factor set only)"
+    )
+    zone: str | None = Field(None, description="the place in the provider's words, such as DE")
+    country: str | None = Field(None, description="the country for the yearly figure; site.country if not set")
+    token: SecretStr | None = Field(None, description="the provider's token, best as JOULEGATE_GRID__TOKEN")
+    username: SecretStr | None = Field(None, description="the user name, for watttime")
+    base_url: str | None = Field(None, description="another address of the provider")
+    factor_type: Literal["lifecycle", "direct"] = Field("lifecycle", description="lifecycle or direct")
+    refresh_s: Number = Field(300.0, ge=60, le=86_400, description="seconds between questions, from 60 to 86400")
+    timeout_s: Number = Field(5.0, ge=0.1, le=60, description="the longest wait in s for an answer, from 0.1 to 60")
+
+
 class Settings(BaseSettings):
     """Everything that can be set, frozen. ``load_settings`` builds it; built directly it reads no file or variable."""
 
@@ -213,6 +273,8 @@ class Settings(BaseSettings):
     socket: SocketSettings
     metering: MeteringSettings = MeteringSettings()
     twin: TwinSettings = TwinSettings()
+    site: SiteSettings = SiteSettings()
+    grid: GridSettings = GridSettings()
 
     @field_validator("source")
     @classmethod
@@ -519,11 +581,16 @@ def _rendered(model: BaseModel) -> list[str]:
         if isinstance(value, BaseModel):
             continue
         lines.append(f"# {type(model).model_fields[name].description}")
+        if isinstance(value, SecretStr):
+            lines.append(f"# {name} is set and not shown")
+            continue
         lines.append(f"# {name} is not set" if value is None else f"{name} = {_toml_value(value)}")
     return lines
 
 
 def _toml_value(value: object) -> str:
+    if isinstance(value, BaseModel):
+        return f"{{{', '.join(f'{name} = {_toml_value(item)}' for name, item in value)}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
     if isinstance(value, int | float):

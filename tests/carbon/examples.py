@@ -7,8 +7,10 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from joulegate.carbon.factors import Basis, Factor, FactorSet, Scope, Signal, Source, Unit
+from joulegate.carbon.figure import Figure, Range
 from joulegate.carbon.place import Place, PlaceKind
 from joulegate.carbon.site import Instrument, Site
+from joulegate.carbon.tier import Tier
 from joulegate.metering.entry import BUCKET_S, DeviceUse, RequestEntry, Share, Status
 from joulegate.metering.reading import Method, Quality
 from joulegate.metering.span import Outcome, StartSource, Work
@@ -30,6 +32,18 @@ FULL = Site(
     residual_g_per_kwh=700,
 )
 
+_WORLD = '{"DEU": {"iso_code": "DEU", "country_name": "Germany", "year": 2023, "carbon_intensity": 380.95}}'
+FILES_OF_ONE = {
+    "world": _WORLD,
+    "usa": '{"_unit": {"emissions": "lbs/MWh"}, "_source": {"name": "EPA eGRID2023, x", "field": "F", "url": "u",'
+    ' "year": 2023}, "usa": {"emissions": 1, "regionCode": "usa"}}',
+    "canada": "{}",
+    "china": '{"data": {}, "metadata": {"announcement": "a", "source": "s", "source_url": "u"}}',
+    "nordic": '{"data": {}, "metadata": {"last_updated": "d", "provenance": "p"}}',
+    "cloud": "\ufeffprovider,region,countryIsoCode,city,country_name,impact\n",
+}
+"""Data files of a codecarbon that knows one country."""
+
 
 def factor(value: float = 381.0, **changes: object) -> Factor:
     """A country's factor that passes every check, with ``changes`` to it."""
@@ -46,6 +60,12 @@ def factor(value: float = 381.0, **changes: object) -> Factor:
         source=SOURCE,
     )
     return replace(plain, **changes)
+
+
+def told(figure: Figure) -> tuple[float, float, float, str, Tier]:
+    """Everything of a figure that is there."""
+    assert isinstance(figure, Range), figure
+    return figure.low, figure.central, figure.high, figure.unit, figure.tier
 
 
 def factor_set(*factors: Factor, name: str = "test") -> FactorSet:

@@ -249,7 +249,7 @@ def test_all_faults_at_once(tmp_path: Path):
             'joulegate.toml:5 metering.lag_ms: "x" is not a number; '
             'give "auto" (learned per device) or the lateness of the energy counter in ms, from 0 to 2000'
         ),
-        "joulegate.toml:6 throttle: unknown table; known are http, metering, socket, twin",
+        "joulegate.toml:6 throttle: unknown table; known are grid, http, metering, site, socket, twin",
         (
             "joulegate.toml:9 twin.faults[0]: 1 is not text in quotes; "
             "give a list of faults such as lost@30+10:twin-0, which is kind, seconds from the start, how long (else "
@@ -284,9 +284,12 @@ def test_all_faults_at_once(tmp_path: Path):
         ('[metering]\nidle_policy = "usage"\n', 'joulegate.toml:2 metering.idle_policy: "usage" is not a known value'),
         (f'[socket]\npath = "/{"x" * 107}"\n', "joulegate.toml:2 socket.path: the path has 108 bytes where"),
         ('[twin]\nfaults = "lost@1"\nseed = "a"\n', 'joulegate.toml:3 twin.seed: "a" is not a whole number; give'),
-        ('[twin]\nfaults = ["lost"]\n', 'joulegate.toml:2 twin.faults: "lost" is not a fault such as lost@30+10:twin-0'),
+        (
+            '[twin]\nfaults = ["lost"]\n',
+            'joulegate.toml:2 twin.faults: "lost" is not a fault such as lost@30+10:twin-0',
+        ),
         ('[twin]\nfaults = ["lots@1"]\n', 'joulegate.toml:2 twin.faults: "lots@1": no fault is called lots; did you'),
-        ("[grid]\n", "joulegate.toml:1 grid: unknown table; known are"),
+        ("[lake]\n", "joulegate.toml:1 lake: unknown table; known are"),
         ("colour = 3\n", "joulegate.toml:1 colour: unknown key; known are state_dir, source, http.host"),
     ],
 )
@@ -332,7 +335,7 @@ def test_frozen():
     text=st.text(alphabet=st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=30),
     number=st.floats(0.01, 10),
     faults_given=st.lists(
-        st.builds("lost@{}:{}".format, st.integers(0, 99), st.text("\x7f\\\"\u00e9#", min_size=1)), max_size=3
+        st.builds("lost@{}:{}".format, st.integers(0, 99), st.text('\x7f\\"\u00e9#', min_size=1)), max_size=3
     ),
     lag_ms=st.none() | st.floats(0, 2000),
 )

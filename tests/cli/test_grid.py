@@ -93,6 +93,21 @@ def test_figures_chart_and_window(token_file: Path, capsys: pytest.CaptureFixtur
     assert TOKEN not in out
 
 
+def test_settings_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Provider and zone come from the file, the token from the environment, the country from the site; flags win."""
+    monkeypatch.setenv("JOULEGATE_GRID__TOKEN", TOKEN)
+    file = tmp_path / "joulegate.toml"
+    with simulated() as simulator:
+        file.write_text(
+            f'[site]\ncountry = "DEU"\n[grid]\nprovider = "electricity-maps"\nzone = "DE"\n'
+            f'base_url = "{simulator.base_url}"\n'
+        )
+        assert run("--config", str(file), "--json") == 0
+        body = json.loads(capsys.readouterr().out)
+        assert (body["now"]["label"], body["place"]) == ("live", {"zone": "DE", "country": "DEU"})
+        assert "no zone of electricity-maps" in refusal("--config", str(file), "--zone", "Germany")
+
+
 def test_json(token_file: Path, capsys: pytest.CaptureFixture[str]):
     """--json is the body of GET /v1/grid, for the duration that was asked for."""
     with simulated() as simulator:

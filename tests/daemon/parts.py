@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from joulegate.daemon.loop import Began, Delivery, Edge, MeterLoop, Ended
+from joulegate.daemon.loop import Began, Delivery, Edge, Ended, MeterLoop
 from joulegate.metering.host_meter import HostMeter, Options
 from joulegate.metering.reading import Device, GpuProcess, Method, Quality, Reading, Sensor, SensorStatus
 from joulegate.metering.span import Outcome, Span
@@ -15,6 +15,7 @@ from joulegate.stores import Ledger, LedgerFault, LedgerReader
 ORIGIN_S = 1_700_000_000.0
 POLL_S = 0.05
 IDLE_W, BUSY_W = 100.0, 500.0
+SOON = Options(hold_s=0.2)
 
 
 @dataclass
@@ -106,7 +107,7 @@ class PlantSource:
 class House:
     """A daemon's inside without its threads: it can be stopped, killed and started again on the same folder."""
 
-    def __init__(self, folder: Path, ids: tuple[str, ...] = ("GPU-a",), options: Options = Options(hold_s=0.2)) -> None:
+    def __init__(self, folder: Path, ids: tuple[str, ...] = ("GPU-a",), options: Options = SOON) -> None:
         self.folder = folder
         self.clock = Clock()
         self.plant = Plant(ids, self.clock.t_s)

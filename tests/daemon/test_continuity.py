@@ -142,10 +142,13 @@ def test_a_set_wall_clock_costs_no_energy(step_s: float, tmp_path: Path) -> None
     house.begin("r")
     house.turn(15.0)
     house.clock.origin_s += step_s
-    house.turn(15.0)
+    house.turn(14.6)
+    house.begin("late")
+    house.turn(0.4)
     house.kill()
     house.clock.origin_s += step_s
     house.start()
+    house.end("late")
     house.turn(12.0)
     house.end("r")
     house.turn(5.0)
@@ -157,6 +160,23 @@ def test_a_set_wall_clock_costs_no_energy(step_s: float, tmp_path: Path) -> None
     assert energies["r"] == pytest.approx(42_000 * (IDLE_W + BUSY_W), rel=0.03)
     entry = house.reader().request("r")
     assert entry.ended_s == pytest.approx(house.clock.wall_s() - 5.0, abs=0.5)
+    house.kill()
+
+
+def test_a_clock_set_far_back_overwrites_nothing(tmp_path: Path) -> None:
+    """After a restart with the clock set back by hours, accounts of the same wall time twice are kept apart."""
+    house = House(tmp_path)
+    first_mj = int(house.plant.energy_mj["GPU-a"])
+    house.turn(40.0)
+    house.sleep(5000.0)
+    house.turn(20.0)
+    house.kill()
+    house.clock.origin_s -= 5030.0
+    house.start()
+    house.turn(20.0)
+    position = house.loop.meter.devices["GPU-a"].position("boot-1")
+    assert house.reader().energy(0, 4e9, ()).totals.device_mj == position.counter_mj - first_mj
+    check_books(tmp_path)
     house.kill()
 
 
@@ -206,7 +226,7 @@ def test_a_graceful_stop_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_told_again_after_it_was_final(tmp_path: Path) -> None:
-    """A span that comes again after it became final, in this run or a later one, changes nothing and is acknowledged."""
+    """A span that comes again after it was final, in this run or a later one, is acknowledged and changes nothing."""
     house = House(tmp_path)
     whole = span("again", house.clock.t_s + 1, house.clock.t_s + 3)
     batch = replace(whole, request_id="batch", members=(Member("b1", Work(1)), Member("b2", Work(3))))
@@ -226,6 +246,7 @@ def test_told_again_after_it_was_final(tmp_path: Path) -> None:
         house.start()
         house.turn(0.4)
     assert house.acknowledged.count("whole again") == 3
+    assert sorted(e.request_id for e in house.published if e.status is Status.FINAL) == ["again", "b1", "b2"]
     assert house.loop.dropped == 0
     house.kill()
 
@@ -242,6 +263,7 @@ def test_forgotten_figures_are_asked_of_the_ledger(tmp_path: Path) -> None:
     house.tell(whole)
     house.turn(4.0)
     assert check_books(tmp_path) == books
+    assert [e.request_id for e in house.published if e.status is Status.FINAL] == ["old"]
     house.kill()
 
 

@@ -105,7 +105,9 @@ def test_a_long_outage_is_one_batch(full: tuple[House, FullDisk]) -> None:
     house.kill()
 
 
-def test_an_unforeseen_fault_is_counted_and_shown(full: tuple[House, FullDisk], caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unforeseen_fault_is_counted_and_shown(
+    full: tuple[House, FullDisk], caplog: pytest.LogCaptureFixture
+) -> None:
     """A turn that fails whole is counted, said once in the log, shown, and leaves the snapshot to grow old."""
     house, disk = full
     house.turn(2.0)
@@ -169,7 +171,6 @@ def test_one_devices_fault_stays_with_it(tmp_path: Path) -> None:
     """A meter that fails inside one device is counted at that device; the other device's requests become final."""
     house = House(tmp_path, ("GPU-a", "GPU-b"))
     house.turn(2.0)
-
 
     good = house.loop.meter.devices["GPU-a"]
     house.begin("both", ("GPU-a", "GPU-b"))
@@ -262,7 +263,7 @@ def test_an_end_without_a_begin_is_counted(tmp_path: Path) -> None:
 
 
 def test_waiting_ends_with_the_final_figure_or_the_loop(tmp_path: Path) -> None:
-    """``wait`` returns the final entry once it is durable, ``None`` after its time, and at once when the loop stops."""
+    """``wait`` gives the final entry once it is durable, ``None`` after its time, and at once when the loop stops."""
     house = House(tmp_path)
     house.turn(3.0)
     house.begin("a")
@@ -285,7 +286,7 @@ def test_waiting_ends_with_the_final_figure_or_the_loop(tmp_path: Path) -> None:
 
 
 def test_the_load_is_told_to_a_simulated_source(tmp_path: Path) -> None:
-    """A source that burns power for spans hears of each start and end once, and again of running ones after a restart."""
+    """A source that burns power for spans hears of each edge once, and of running ones again after a restart."""
     told: list[tuple[str, str]] = []
 
     class Loaded(PlantSource):

@@ -45,7 +45,11 @@ class Service:
         self._said_before = len(self.log.read_text()) if self.log.exists() else 0
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *(command or run)], env=environment(**env), stdout=subprocess.PIPE, stderr=log, text=True
+                [sys.executable, *(command or run)],
+                env=environment(**env),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
         self.url = ""
 

@@ -76,7 +76,7 @@ class Load:
 
 
 def test_kill_9_under_load(tmp_path: Path) -> None:
-    """After fifteen kills every acknowledged span is final exactly once, every account closes, and no total ever fell."""
+    """After fifteen kills every acknowledged span is final exactly once, every account closes, no total ever fell."""
     chance = random.Random(7)
     state_dir = tmp_path / "state"
     load = Load(state_dir / "joulegate.sock")
@@ -93,9 +93,7 @@ def test_kill_9_under_load(tmp_path: Path) -> None:
             time.sleep(chance.uniform(0.0, 0.6))
             last = service.get(ALL_TIME)["totals"] if life % 3 == 0 else last
             service.kill()
-            service = Service(
-                state_dir, "--source", "twin", JOULEGATE_TWIN__GPUS="2", JOULEGATE_METERING__HOLD_S="0.3"
-            )
+            service = Service(state_dir, "--source", "twin", JOULEGATE_TWIN__GPUS="2", JOULEGATE_METERING__HOLD_S="0.3")
             if life % 5 == 4:
                 time.sleep(chance.uniform(0.2, 0.6))
                 service.kill()

@@ -14,7 +14,11 @@ def run_script(script: str, tmp_path: Path, **env: str) -> subprocess.CompletedP
     """A pipeline's program, with every place where a socket might be kept away from the machine's own."""
     file = tmp_path / "pipeline.py"
     file.write_text(textwrap.dedent(script))
-    home = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state"), "JOULEGATE_SOCKET": str(tmp_path / "none")}
+    home = {
+        "HOME": str(tmp_path),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "JOULEGATE_SOCKET": str(tmp_path / "none"),
+    }
     command = [sys.executable, "-X", "dev", "-W", "ignore", str(file)]
     return subprocess.run(
         command, env=environment(**{**home, **env}), capture_output=True, text=True, timeout=60, check=False

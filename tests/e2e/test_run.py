@@ -16,7 +16,7 @@ from joulegate.pipelines.socket_client import SocketSink
 
 @pytest.mark.usefixtures("no_leaks")
 def test_from_socket_and_http_to_the_ledger(tmp_path: Path) -> None:
-    """Spans by socket and HTTP, a batch, a running span that is closed later and an inferred start, all become final."""
+    """Spans by socket and HTTP, a batch, a running span that is closed later, an inferred start: all become final."""
     env = {"JOULEGATE_METERING__HOLD_S": "0.3", "JOULEGATE_TWIN__GPUS": "2", "JOULEGATE_METERING__SLOTS": "1"}
     with Service(tmp_path / "state", "--source", "twin", **env) as service:
         service.ready()
@@ -34,12 +34,15 @@ def test_from_socket_and_http_to_the_ledger(tmp_path: Path) -> None:
         second = {"request_id": "second", "arrived": rfc3339(now_s - 0.6), "ended": rfc3339(now_s)}
         bodies = [{**body, "devices": ["twin-0"], "model": "sd"} for body in (first, second)]
         assert service.post(*bodies).json()["accepted"] == 2
-        closing = {"request_id": "open", "started": rfc3339(now_s - 0.5), "ended": rfc3339(now_s), "devices": ["twin-1"]}
+        closing = {
+            "request_id": "open",
+            "started": rfc3339(now_s - 0.5),
+            "ended": rfc3339(now_s),
+            "devices": ["twin-1"],
+        }
         assert service.post(closing, *bodies).json() == {"accepted": 1, "duplicates": 2}
         ids = {"open", "b1", "b2", "first", "second"}
-        service.until(
-            "/v1/requests?status=final", lambda body: ids <= {item["request_id"] for item in body["items"]}
-        )
+        service.until("/v1/requests?status=final", lambda body: ids <= {item["request_id"] for item in body["items"]})
         found = service.requests()
         assert found["second"]["start_source"] == "fifo"
         assert found["second"]["started_wall_s"] == pytest.approx(found["first"]["ended_wall_s"], abs=1e-3)
@@ -58,7 +61,11 @@ def test_from_socket_and_http_to_the_ledger(tmp_path: Path) -> None:
 
 def test_faults_of_the_twin_by_command(tmp_path: Path) -> None:
     """A twin told to lose a board loses that board only, says so, and finds it again in a new epoch."""
-    env = {"JOULEGATE_TWIN__GPUS": "2", "JOULEGATE_TWIN__FAULTS": "lost@1.5+2:twin-0", "JOULEGATE_METERING__HOLD_S": "0"}
+    env = {
+        "JOULEGATE_TWIN__GPUS": "2",
+        "JOULEGATE_TWIN__FAULTS": "lost@1.5+2:twin-0",
+        "JOULEGATE_METERING__HOLD_S": "0",
+    }
     with Service(tmp_path / "state", "--source", "twin", **env) as service:
         service.ready()
 

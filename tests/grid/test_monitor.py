@@ -421,6 +421,17 @@ def test_a_fault_of_our_own_is_counted(clock: SetClock):
     assert "secret-value" not in why
 
 
+def test_summary(quick: Limits):
+    """One line says figure, label, place, source and age, or what is missing."""
+    with rigged(quick) as rig:
+        assert rig.monitor.state.summary(NOW_S) == (
+            False,
+            "missing: em: nothing of the present has been fetched; there is no factor set with a yearly figure of DEU",
+        )
+        rig.monitor.refresh()
+        assert rig.monitor.state.summary(NOW_S + 5.0) == (True, "live: 324 g/kWh in DE from em, 5 s old, simulated")
+
+
 def test_wire(quick: Limits):
     """The body of GET /v1/grid says figure, label, source, age, window and that all of it was simulated."""
     with rigged(quick) as rig:

@@ -118,4 +118,6 @@ def test_options_come_from_any_table():
 
     options = GridOptions.of(Table())
     assert (options.provider, options.token, options.refresh_s, options.attempts) == ("entsoe", "tok-x", 600.0, 3)
+    assert GridOptions.of(Table(), country="DEU").country == "DEU"
+    assert GridOptions.of(Table(country="AUT"), country="DEU").country == "AUT"
     assert GridOptions.of(None) == GridOptions()

@@ -321,11 +321,12 @@ def test_entsoe_mixes_resolutions(quick: Limits):
 
 
 def test_entsoe_leaves_storage_out(quick: Limits):
-    """Pumped storage, in either direction and however sparsely reported, moves nothing."""
+    """Storage, in either direction and however sparsely reported, moves nothing, and neither does plants' own use."""
     series = [
         Production("B14", whole(100.0), 4),
         Production("B10", {2: 5000.0}, 4),
         Production("B10", {1: 5000.0}, 4, consumption=True),
+        Production("B05", whole(900.0), 4, consumption=True),
     ]
     with entsoe(series, quick) as (_, client):
         points = client.history(Place(GERMANY), HOUR_BEGUN_S - 4 * HOUR_S, NOW_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulegate.sources.grid.intensity import Intensity, Label
+from joulegate.sources.grid.series import merged
 from joulegate.sources.grid.window import Timeline, best_window
 
 MINUTE_S, HOUR_S = 60.0, 3600.0
@@ -131,3 +133,16 @@ def test_means_are_additive(values: list[float | None], start_h: float, length_h
     assert whole[1] == pytest.approx(one[1] + two[1], abs=1e-5)
     integrals = [(mean or 0.0) * covered_s for mean, covered_s in (whole, one, two)]
     assert integrals[0] == pytest.approx(integrals[1] + integrals[2], abs=1e-3)
+
+
+def test_points_in_order_do_not_overlap():
+    """Of points that overlap the earlier ends where the later begins; of two with one start the later given stays."""
+    longer = [replace(point, end_s=(point.end_s or 0.0) + 1800.0) for point in series([100.0, 200.0, None, 300.0])]
+    (again,) = series([250.0], T0 + HOUR_S)
+    ordered = merged(reversed(longer), [again])
+    assert [(point.start_s, point.end_s, point.g_per_kwh) for point in ordered] == [
+        (T0, T0 + HOUR_S, 100.0),
+        (T0 + HOUR_S, T0 + 2 * HOUR_S, 250.0),
+        (T0 + 3 * HOUR_S, T0 + 4.5 * HOUR_S, 300.0),
+    ]
+    assert merged([]) == ()

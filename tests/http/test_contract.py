@@ -191,7 +191,7 @@ def test_generated_requests_find_no_undocumented_answer(
     assert found == []
     assert len(tested) == 9
     assert statuses.total() > 300
-    assert {200, 202, 400, 404, 405, 415, 422} <= statuses.keys()
+    assert {200, 202, 404, 405, 415, 422} <= statuses.keys()
 
 
 def failed_checks(record: Any) -> list[Any]:

@@ -120,7 +120,9 @@ class Ride:
                 self.model.advance(poll_s)
                 readings.append(self.model.read(poll_s + ORIGIN_S))
                 late_s = 0.0 if self.jitter is None else float(self.jitter.uniform(0, 0.004))
-                poll_s = poll_s + self.poll_s if not late_s else max(poll_s + 0.01, poll_s + self.poll_s + late_s - 0.002)
+                poll_s = (
+                    poll_s + self.poll_s if not late_s else max(poll_s + 0.01, poll_s + self.poll_s + late_s - 0.002)
+                )
             self.meter.feed(readings)
             self.books.take(self.meter.advance(now_s))
 
@@ -134,9 +136,7 @@ class Ride:
             self.meter.end(run.job.request_id, edge_s, Outcome.OK)
 
 
-def board(
-    profile: GpuProfile, *, seed: int = 0, t0_s: float = 100.0, device: str = "twin-0"
-) -> GpuModel:
+def board(profile: GpuProfile, *, seed: int = 0, t0_s: float = 100.0, device: str = "twin-0") -> GpuModel:
     """A model that draws what the four classes draw."""
     return GpuModel(profile, seed=seed, t0_s=t0_s, device=device, class_power_w=CLASS_W)
 

@@ -307,7 +307,7 @@ def test_a_reading_from_the_past_is_left_out() -> None:
 
 @given(seed=st.integers(0, 2**32), lateness_s=st.floats(0, 8), wall_step_s=st.sampled_from([0.0, -300.0, 5000.0]))
 def test_law_one_whatever_comes(seed: int, lateness_s: float, wall_step_s: float) -> None:
-    """Edges told at any time in any order, resets, losses, gaps and a set wall clock: every bucket closes, shares too."""
+    """Edges told late and in any order, resets, losses, a set wall clock: every bucket closes, and so do the shares."""
     chance = random.Random(seed)
     bench = Bench(board(H100.varied(seed % 1000), seed=seed), options=Options(hold_s=chance.choice([0.0, 0.5, 2.0])))
     told: list[tuple[float, Span]] = []

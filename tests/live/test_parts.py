@@ -27,7 +27,7 @@ GPU = Device("GPU-a", "a board", Method.COUNTER, Quality.MEASURED)
     gaps=st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 6)), min_size=1, max_size=40),
 )
 def test_announced_arrivals_start_as_in_a_recording(slots: int, gaps: list[tuple[float, float]]) -> None:
-    """Told of each arrival and each end as it happens, the server gives the starts that ``infer_starts`` gives after."""
+    """Told of arrivals and ends as they happen, the server gives the starts that ``infer_starts`` gives after."""
     arrivals = np.cumsum([gap for gap, _ in gaps]).tolist()
     free = [0.0] * slots
     ends, starts = [], []
@@ -101,7 +101,9 @@ def test_conditions_are_bounded() -> None:
     assert conditions.during(2_990.0, 2_991.0, 0).power_mean_w == 1.0
 
 
-def feed(learner: Learner, *, seconds: float = 60.0, busy_w: float = 500.0, from_s: float = 0.0, mask: int = 0) -> float:
+def feed(
+    learner: Learner, *, seconds: float = 60.0, busy_w: float = 500.0, from_s: float = 0.0, mask: int = 0
+) -> float:
     """Alternating seconds of idle and of one lone class; returns the end."""
     steps = int(seconds * 10)
     for step in range(steps):
@@ -179,4 +181,6 @@ def test_share_error_without_company_is_the_prior() -> None:
     """Requests that never overlap, or are all alike, tell nothing."""
     changes = Changes(np.array([0.0, 1.0]), np.array([1.0, 2.0]), np.array([100.0, 600.0]))
     assert share_error(changes, np.array([1.0]), np.array([2.0]), np.array([500.0]), 100.0) == PRIOR_SHARE_ERROR
-    assert share_error(changes, np.array([1.0, 1.0]), np.array([2.0, 2.0]), np.array([5.0, 5.0]), 1.0) == PRIOR_SHARE_ERROR
+    assert (
+        share_error(changes, np.array([1.0, 1.0]), np.array([2.0, 2.0]), np.array([5.0, 5.0]), 1.0) == PRIOR_SHARE_ERROR
+    )

@@ -349,3 +349,25 @@ def test_end_in_the_past_takes_effect_at_the_frontier() -> None:
     line_of(partition, [100.0] * 4, start_s=2.0)
     (use,) = partition.take_finished()
     assert (use.energy_mj, use.late, use.start_s, use.end_s) == (800_000, True, 0.0, 1.0)
+
+
+def test_guard_is_strict_again_once_the_unknown_class_has_gone() -> None:
+    """Forgiveness lasts as long as the span of the class nobody knows, in the same stretch and after it."""
+    partition = Partition("G0", MODEL, bucket_s=3600.0)
+    partition.add("new", 0.0, 0.9, power_class="never seen")
+    line_of(partition, [600.0, 600.0])
+    assert partition.take_cells()[0].unattributed_mj == 0
+    line_of(partition, [700.0, 700.0], start_s=1.0)
+    assert partition.take_cells()[0].unattributed_mj == pytest.approx(600_000)
+    partition.add("brief", 2.0, 2.5, power_class="never seen")
+    line_of(partition, [100.0] * 2 + [300.0] * 4, start_s=2.0)
+    assert partition.take_cells()[0].unattributed_mj == pytest.approx(600_000 + 400_000)
+
+
+def test_edge_of_a_request_that_readings_missed_is_in_doubt_by_the_model() -> None:
+    """Where the line shows less than a calibrated model expects, an edge is as doubtful as the model's power."""
+    partition = Partition("G0", MODEL, bucket_s=3600.0)
+    partition.add("missed", 1.0, 1.5, power_class="a")
+    line_of(partition, [100.0] * 8)
+    (use,) = partition.take_finished()
+    assert (use.evidence.start_w, use.evidence.end_w) == (400.0, 400.0)

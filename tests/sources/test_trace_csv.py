@@ -116,7 +116,7 @@ HEADER = "device,t_s,energy_mj,power_w\n"
         ("t_s,energy_mj\n1,1\n", 1, "device", "missing"),
         ("device,t_s\nA,1\n", 1, "energy_mj", "missing"),
         ("device,t_s,t_s,energy_mj\nA,1,1,1\n", 1, "t_s", "twice"),
-        (HEADER + "A,1,1\n", 2, None, "3 cells"),
+        (HEADER + "A,1,1\n", 2, "power_w", "3 cells"),
         (HEADER + "A,1,1,1,1\n", 2, None, "5 cells"),
         (HEADER + "A,1,1,1\n\nA,2,1,1\n", 3, None, "empty"),
         (HEADER + ",1,1,1\n", 2, "device", "empty"),

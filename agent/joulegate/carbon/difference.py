@@ -76,7 +76,7 @@ def moves(old: FactorSet, new: FactorSet) -> tuple[Move, ...]:
 
 
 def _weight(move: Move) -> tuple[float, str]:
-    return (-math.inf if move.relative is None else -abs(move.relative), move.factor.place.code)
+    return (math.inf if move.relative is None else -abs(move.relative), move.factor.place.code)
 
 
 def _in_use(factors: FactorSet) -> Mapping[tuple[str, ...], Factor]:

@@ -55,6 +55,14 @@ COMMANDS: Mapping[str, Listed] = {
         "Say what a request will take in joules before it runs.",
         "joulegate estimate --model FLUX.1-dev --gpu H100 --images 4 --json",
     ),
+    "factors": Listed(
+        "joulegate.cli.factors", "Build, list, compare and pin emission factor sets.", "joulegate factors show DEU"
+    ),
+    "grid": Listed(
+        "joulegate.cli.grid",
+        "Say how clean the electricity is now, and when work that can wait should run.",
+        "joulegate grid --country DEU",
+    ),
     "run": Listed(
         "joulegate.cli.run",
         "Run the daemon: meter this host, keep the ledger, serve HTTP.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,10 +11,6 @@ from joulegate.cli.faults import EXIT_CHECKED_BAD
 
 if TYPE_CHECKING:
     from joulegate.metering.prior import Estimate
-
-NO_PLACE = "no place and no factor set were given to the estimate"
-_FIGURES = 6
-"""Significant figures of joules in JSON; none of an estimate's is worth more."""
 
 
 def command(
@@ -38,10 +34,11 @@ def command(
     Exit 2: the question itself is wrong.
     """
     from joulegate.metering.prior import estimate
+    from joulegate.metering.prior_wire import estimate_to_wire
 
     answer = estimate(model, gpu, images, steps, width, height, gpus=gpus, params=params)
     if as_json:
-        typer.echo(json.dumps(to_json(answer), ensure_ascii=False))
+        typer.echo(json.dumps(estimate_to_wire(answer), ensure_ascii=False))
     elif answer.energy_j is not None:
         _show(answer, images)
     if answer.energy_j is None:
@@ -50,26 +47,8 @@ def command(
     return 0
 
 
-def to_json(
-    answer: Estimate, co2e_g: dict[str, float] | None = None, co2e_why: str | None = NO_PLACE
-) -> dict[str, Any]:
-    """The contract of ``estimate --json``: a missing figure is null and ``why`` or ``co2e_why`` says what it lacks."""
-    energy_j = answer.energy_j
-    return {
-        "energy_j": None
-        if energy_j is None
-        else {name: float(f"{getattr(energy_j, name):.{_FIGURES}g}") for name in ("low", "central", "high")},
-        "prior": None if answer.prior is None else answer.prior.value,
-        "co2e_g": co2e_g,
-        "co2e_why": None if co2e_g is not None else co2e_why,
-        "boundary": "the GPUs of the request, without host and cooling",
-        "why": answer.why,
-        "assumed": list(answer.assumed),
-        "nearest": list(answer.nearest),
-    }
-
-
 def _show(answer: Estimate, images: int) -> None:
+    from joulegate.metering.prior_wire import NO_PLACE
     from joulegate.units import format_energy, mj_from_j
 
     if answer.energy_j is None or answer.prior is None:

@@ -67,7 +67,7 @@ def command(
         "base_url": base_url,
     }
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
-    options: GridOptions = replace(GridOptions.of(getattr(settings, "grid", None)), **given)
+    options: GridOptions = replace(GridOptions.of(settings.grid, country=settings.site.country), **given)
     monitor = make_monitor(
         options,
         factors=_factors(options, settings.state_dir),

@@ -57,8 +57,8 @@ def _make(name: str, settings: Settings) -> Source:
 def _twin(twin: TwinSettings, poll_s: float | None) -> Source:
     """The simulated GPUs, with the faults that are planned for them."""
     profiles = [twin.profile] * twin.gpus
-    source = TwinSource(profiles, seed=twin.seed) if poll_s is None else TwinSource(
-        profiles, seed=twin.seed, poll_s=poll_s
+    source = (
+        TwinSource(profiles, seed=twin.seed) if poll_s is None else TwinSource(profiles, seed=twin.seed, poll_s=poll_s)
     )
     now_s = time.monotonic()
     for fault in twin.planned_faults():

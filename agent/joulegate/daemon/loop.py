@@ -272,7 +272,7 @@ class MeterLoop:
         return None
 
     def _ask(self, call: Callable[[], _T], otherwise: _T) -> _T:
-        """What the source says; its ports promise not to raise, and a promise that is broken costs one turn's answer."""
+        """What the source says; it promises not to raise, and a broken promise costs one turn's answer."""
         try:
             return call()
         except Exception as error:  # noqa: BLE001 - a broken source must not keep edges from being journalled
@@ -355,8 +355,10 @@ class MeterLoop:
                 self._orphans.pop(request_id, None)
             self.meter.claim(edge.request_ids)
             return True
-        return self._began(edge.span, now_s, final, written) if isinstance(edge, Began) else self._ended(
-            edge, now_s, final, written
+        return (
+            self._began(edge.span, now_s, final, written)
+            if isinstance(edge, Began)
+            else self._ended(edge, now_s, final, written)
         )
 
     def _began(self, span: Span, now_s: float, final: set[str], written: _Written) -> bool:
@@ -524,9 +526,7 @@ def _billed(span: Span) -> set[str]:
 
 
 def _joined(first: Progress, rest: Progress) -> Progress:
-    return Progress(
-        first.entries + rest.entries, first.accounts + rest.accounts, first.positions + rest.positions
-    )
+    return Progress(first.entries + rest.entries, first.accounts + rest.accounts, first.positions + rest.positions)
 
 
 def _rss_bytes() -> int:

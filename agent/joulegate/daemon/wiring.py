@@ -16,6 +16,7 @@ from joulegate.config import Settings
 from joulegate.daemon.choice import Chosen, open_source
 from joulegate.daemon.ingest import HttpIngest, LocalSink, SocketIngest
 from joulegate.daemon.loop import MeterLoop
+from joulegate.daemon.site import Carbon
 from joulegate.http.app import create_app
 from joulegate.http.parts import Parts
 from joulegate.http.server import bind, new_event_loop, serve
@@ -105,12 +106,13 @@ class Daemon:
             bind(self._settings.http.host, self._settings.http.port).close()
         chosen = open_source(self._settings)
         try:
+            carbon = Carbon(self._settings, chosen.source.devices)
             ledger = Ledger(self._settings.state_dir)
             try:
                 loop = new_event_loop()
                 try:
                     asyncio.set_event_loop(loop)
-                    loop.run_until_complete(self._serve(ledger, chosen))
+                    loop.run_until_complete(self._serve(ledger, chosen, carbon))
                 finally:
                     loop.run_until_complete(loop.shutdown_asyncgens())
                     loop.run_until_complete(loop.shutdown_default_executor())
@@ -121,15 +123,16 @@ class Daemon:
         finally:
             chosen.source.close()
 
-    async def _serve(self, ledger: Ledger, chosen: Chosen) -> None:
+    async def _serve(self, ledger: Ledger, chosen: Chosen, carbon: Carbon) -> None:
         stop = self._stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         servers: list[SocketServer] = []
 
         def publish(entries: Sequence[RequestEntry]) -> None:
+            seen = carbon.views.with_co2e(entries)
             for server in servers:
-                server.publish(entries)
+                server.publish(seen)
 
         meter_loop = MeterLoop(
             chosen.source, host_meter(self._settings), ledger, faults=(LedgerFault,), publish=publish
@@ -141,9 +144,10 @@ class Daemon:
         reader = LedgerReader(self._settings.state_dir)
         await socket_server.start()
         meter_loop.start()
+        carbon.start()
         try:
             await serve(
-                create_app(self._parts(meter_loop, reader)),
+                create_app(self._parts(meter_loop, reader, carbon)),
                 self._settings.http.host,
                 self._settings.http.port,
                 stop=stop,
@@ -152,15 +156,18 @@ class Daemon:
         finally:
             await socket_server.close()
             await asyncio.to_thread(meter_loop.stop)
+            await asyncio.to_thread(carbon.stop)
             reader.close()
 
-    def _parts(self, meter_loop: MeterLoop, reader: LedgerReader) -> Parts:
+    def _parts(self, meter_loop: MeterLoop, reader: LedgerReader, carbon: Carbon) -> Parts:
         hosts = (*LOOPBACK_NAMES, self._settings.http.host) if _is_loopback(self._settings.http.host) else ()
         return Parts(
             snapshots=SnapshotOf(meter_loop),
             ledger=reader,
             spans=HttpIngest(meter_loop),
             ledger_fault=LedgerFault,
+            grid=carbon,
+            carbon=carbon.views,
             hosts=hosts,
             version=version(),
         )

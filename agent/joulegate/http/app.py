@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic.json_schema import models_json_schema
 
+from joulegate.http.carbon import CarbonCollector, carbon_routes
 from joulegate.http.devices import device_routes
 from joulegate.http.energy import energy_routes
 from joulegate.http.envelope import Envelope
@@ -55,6 +56,8 @@ def create_app(parts: Parts) -> FastAPI:
     )
     for routes in (device_routes, request_routes, energy_routes, span_routes, health_routes):
         app.include_router(routes(parts))
+    if parts.carbon is not None:
+        app.include_router(carbon_routes(parts.carbon))
     _add_metrics(app, parts)
     _add_index(app, parts)
     install(app)
@@ -70,7 +73,8 @@ def _add_metrics(app: FastAPI, parts: Parts) -> None:
             version=parts.version,
             stale_after_s=parts.stale_after_s,
             faults=lambda: parts.faults.total,
-        )
+        ),
+        CarbonCollector(parts.carbon),
     )
 
     @app.get(

@@ -147,11 +147,12 @@ def _agent(agent: AgentState, snapshot_age_s: float) -> Iterator[Metric]:
 
 
 class Exposition:
-    """The collector behind the two formats, without the process-wide registry."""
+    """The collectors behind the two formats, without the process-wide registry."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, *collectors: Collector) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(collector)
+        for collector in collectors:
+            self._registry.register(collector)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Body and media type: OpenMetrics 1.0 where ``accept`` asks for it, else the Prometheus text format 0.0.4."""

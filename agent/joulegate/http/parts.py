@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 from joulegate.http.clock import SystemClock
 from joulegate.http.envelope import FaultCount
-from joulegate.http.ports import Clock, LedgerReader, LedgerUnreadable, SnapshotReader, SpanIngest, StatusReader
+from joulegate.http.ports import (
+    CarbonReader,
+    Clock,
+    LedgerReader,
+    LedgerUnreadable,
+    SnapshotReader,
+    SpanIngest,
+    StatusReader,
+)
 from joulegate.http.problems import unavailable
 from joulegate.metering.snapshot import Snapshot
 
@@ -27,6 +35,7 @@ class Parts:
     clock: Clock = field(default_factory=SystemClock)
     sinks: StatusReader | None = None
     grid: StatusReader | None = None
+    carbon: CarbonReader | None = None
     ledger_fault: type[Exception] = LedgerUnreadable
     hosts: tuple[str, ...] = ()
     version: str = "unknown"

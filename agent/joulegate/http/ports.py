@@ -37,6 +37,28 @@ class SpansRefused(Exception):
         self.faults = tuple(faults)
 
 
+class CarbonReader(Protocol):
+    """Views on energy: CO2e, water, money, the grid, and what a request would take. Pure and quick, never a network.
+
+    Every view is made of what is known at the moment; what is not known is null with its reason (law 7).
+    """
+
+    def of_request(self, entry: RequestEntry) -> Mapping[str, object]:
+        """Members ``co2e_g``, ``water_l`` and ``cost`` of one request."""
+
+    def of_energy(self, energy_mj: Mapping[int, int], bucket_s: int) -> Mapping[str, object]:
+        """The same members for energy by bucket start (Unix seconds) of ``bucket_s`` seconds each."""
+
+    def grid(self, duration_s: float) -> Mapping[str, object]:
+        """The body of ``GET /v1/grid``."""
+
+    def estimate(self, model: str, gpu: str, work: Mapping[str, int | float | None]) -> Mapping[str, object]:
+        """The body of ``GET /v1/estimate``; raises ``ValueError`` with one line for what cannot be used."""
+
+    def series(self) -> Sequence[tuple[str, str, Mapping[str, str], float]]:
+        """Samples for ``/metrics``: family, kind (gauge or counter), labels, value; what is missing has none."""
+
+
 class Clock(Protocol):
     """The time, as the snapshot's writer counts it."""
 

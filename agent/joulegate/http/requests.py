@@ -11,7 +11,7 @@ from joulegate.http.answers import json_answer
 from joulegate.http.parts import Parts
 from joulegate.http.problems import Fault, Problem, documented, invalid, unavailable
 from joulegate.http.schemas import RequestBody, RequestPageBody
-from joulegate.metering.entry import Status
+from joulegate.metering.entry import RequestEntry, Status
 from joulegate.metering.wire import MAX_TEXT, entry_to_wire
 
 MAX_LIMIT = 1000
@@ -52,7 +52,7 @@ def request_routes(parts: Parts) -> APIRouter:
             raise invalid([Fault("query", "cursor", str(fault))]) from fault
         except parts.ledger_fault as fault:
             raise unavailable("ledger-unreadable", str(fault), 5.0) from fault
-        return json_answer({"items": [entry_to_wire(entry) for entry in page.items], "next": page.next})
+        return json_answer({"items": [request_to_wire(entry, parts) for entry in page.items], "next": page.next})
 
     @router.get("/v1/requests/{request_id:path}", response_model=RequestBody, responses=documented(404, 422, 503))
     def show_request(request_id: Annotated[str, Path(max_length=MAX_TEXT, examples=["a1b2c3"])]) -> Response:
@@ -63,6 +63,12 @@ def request_routes(parts: Parts) -> APIRouter:
             raise unavailable("ledger-unreadable", str(fault), 5.0) from fault
         if entry is None:
             raise Problem(404, "unknown-request", f"no request {request_id!r} in the ledger")
-        return json_answer(entry_to_wire(entry))
+        return json_answer(request_to_wire(entry, parts))
 
     return router
+
+
+def request_to_wire(entry: RequestEntry, parts: Parts) -> dict[str, object]:
+    """An entry with the views on its energy, where there are any."""
+    views = {} if parts.carbon is None else parts.carbon.of_request(entry)
+    return {**entry_to_wire(entry), **views}

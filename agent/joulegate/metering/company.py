@@ -1,10 +1,10 @@
 """How unequally overlapping requests share a device, judged live: stretches of unchanged company against the model.
 
-The idea is that of ``sharing``: if request r really gets ``q_r / sum q`` with ``ln q`` of standard deviation s, the total
-power of an unlike company leaves the model by ``(1/n) sum ln q_r (D_r - mean D)``. Live, the model itself is off by some
-watts (leakage of a warm board, classes that are not uniform), and the lag is not known to the millisecond. So intervals
-next to an edge are left out, whole stretches are compared instead of single intervals, and what requests that are alone
-leave unexplained is taken off first.
+The idea is that of ``sharing``: if request r really gets ``q_r / sum q`` with ``ln q`` of standard deviation s, the
+total power of an unlike company leaves the model by ``(1/n) sum ln q_r (D_r - mean D)``. Live, the model itself is
+off by some watts (leakage of a warm board, classes that are not uniform), and the lag is not known to the
+millisecond. So intervals next to an edge are left out, whole stretches are compared instead of single intervals, and
+what requests that are alone leave unexplained is taken off first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _TRIM = 3.0
 
 
 def share_error(changes: Changes, starts_s: Floats, ends_s: Floats, dynamic_w: Floats, idle_w: float) -> float:
-    """Relative standard error of a request's share; ``changes`` on the spans' time, ``dynamic_w`` of each span's class."""
+    """Relative standard error of a request's share.
+
+    ``changes`` are on the spans' own time, ``dynamic_w`` is that of each span's class.
+    """
     if len(starts_s) < 2 or not len(changes.start_s):
         return PRIOR_SHARE_ERROR
     order = np.argsort(np.concatenate([starts_s, ends_s]), kind="stable")

@@ -59,9 +59,7 @@ class Conditions:
             return DeviceUse(energy_mj)
         edges = np.append(np.maximum(np.array(self._times[first:last]), start_s), max(end_s, start_s))
         held_s = np.diff(edges)
-        power_w, temperature_c, utilization, memory = (
-            np.array(self._columns[name][first:last]) for name in _FIGURES
-        )
+        power_w, temperature_c, utilization, memory = (np.array(self._columns[name][first:last]) for name in _FIGURES)
         memory_max = _largest(memory)
         return DeviceUse(
             energy_mj=energy_mj,

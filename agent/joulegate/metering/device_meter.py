@@ -88,7 +88,7 @@ class DeviceMeter:
     def restore(self, position: Position, accounts: Sequence[Account], *, same_boot: bool) -> None:
         """Go on where an earlier run stood: the energy since then becomes one long interval, or a new epoch.
 
-        Where the wall clock was set meanwhile, buckets of the two runs may overlap: an epoch of its own keeps them apart.
+        Where the wall clock was set meanwhile, buckets of two runs may overlap: an epoch of its own keeps them apart.
         """
         stepped = abs(position.wall_s - position.t_s - self._origin_s) > STEPPED_S
         continues = same_boot and position.counter_mj is not None

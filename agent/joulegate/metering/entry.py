@@ -72,6 +72,8 @@ class RequestEntry:
     devices: Mapping[str, DeviceUse] = field(default_factory=dict)
     shares: tuple[Share, ...] = ()
     flags: tuple[str, ...] = ()
+    co2e_g: Mapping[str, object] | None = None
+    """A view on the energy as of when it was asked for (law 6): the wire's object, never stored, never hashed."""
 
     @property
     def queue_s(self) -> float | None:

@@ -187,22 +187,26 @@ class HostMeter:
             return
         origin_s = position.wall_s - position.t_s if self._is_this_boot(position) else self._origin_s
         from_s, until_s = bucket_s - origin_s, min(bucket_s + BUCKET_S, position.wall_s) - origin_s
+        held = self._held_within(device, from_s, until_s) or self._held_within(device, -math.inf, position.t_s)
+        parts = apportion(energy_mj, [seconds for _, seconds in held]) if held else []
+        for (request_id, seconds), part in zip(held, parts, strict=True):
+            meter.adopt(request_id, [(bucket_s, part, min(seconds, BUCKET_S))])
+
+    def _held_within(self, device: str, from_s: float, until_s: float) -> list[tuple[str, float]]:
+        """Restored spans of a device and the seconds that each held it within a time.
+
+        Without a start of that time, whoever waits for the device counts: a wall clock that was set, or a lag, may have
+        put energy into a bucket in which no span seems to run.
+        """
         held = []
         for request_id, tracked in sorted(self._tracked.items()):
             ended_s = math.inf if tracked.span.ended_s is None else tracked.span.ended_s
             seconds = min(ended_s, until_s) - max(tracked.span.started_s, from_s)
+            if from_s == -math.inf:
+                seconds = max(seconds, _INSTANT_S)
             if device in tracked.waiting_for and not tracked.queued and seconds > 0:
                 held.append((request_id, seconds))
-        if not held:
-            held = [(request_id, _INSTANT_S) for request_id in self._nearest(device, from_s)]
-        parts = apportion(energy_mj, [seconds for _, seconds in held]) if held else []
-        for (request_id, seconds), part in zip(held, parts, strict=True):
-            meter.adopt(request_id, [(bucket_s, part, seconds)])
-
-    def _nearest(self, device: str, t_s: float) -> list[str]:
-        """The span of a device whose time is nearest: a lag may push a span's first millijoules beyond its bucket."""
-        mine = [(r, t.span) for r, t in sorted(self._tracked.items()) if device in t.waiting_for and not t.queued]
-        return [min(mine, key=lambda item: abs(item[1].started_s - t_s))[0]] if mine else []
+        return held
 
     def reanchor(self, origin_s: float) -> bool:
         """Tell the wall clock (Unix minus monotonic). Where it was set, or the machine slept, accounts follow it."""

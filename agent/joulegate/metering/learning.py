@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 
 from joulegate.metering.calibration import LAG_UNKNOWN_ERROR_S, Calibration, Changes, Floats, Lag, calibrate
+from joulegate.metering.company import share_error
 from joulegate.metering.interval import TYPICAL_STEP_S, Interval, Kind
 from joulegate.metering.model import CALIBRATED_SHARE_ERROR, UNKNOWN_MODEL, PowerModel
 from joulegate.metering.reading import CLOCK_EVENTS, Device, Method, Reading
-from joulegate.metering.company import share_error
 
 WINDOW_S = 1200.0
 FIT_EVERY_S = 30.0
@@ -147,7 +147,7 @@ class Learner:
         elif search:
             self._lag_fitted_s = frontier_s - LAG_EVERY_S + FIT_EVERY_S
             learned = calibrate(changes, starts, ends, classes, lag_s=self.lag.lag_s)
-        self.model = _with_shares(learned, changes, starts, ends, classes, self.lag.lag_s)
+        self.model = _with_shares(learned, changes, starts, ends, classes, lag_s=self.lag.lag_s)
         return True
 
 
@@ -156,7 +156,7 @@ def _cut(running: Iterable[Held], frontier_s: float) -> list[Held]:
 
 
 def _with_shares(
-    learned: Calibration, changes: Changes, starts_s: Floats, ends_s: Floats, classes: list[str], lag_s: float
+    learned: Calibration, changes: Changes, starts_s: Floats, ends_s: Floats, classes: list[str], *, lag_s: float
 ) -> PowerModel:
     """The model with the share error that the window itself tells, in place of the one that is assumed."""
     model = learned.model

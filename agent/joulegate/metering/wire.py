@@ -152,7 +152,7 @@ def entry_to_wire(entry: RequestEntry) -> dict[str, object]:
             {"device": share.device, "bucket_s": share.bucket_s, "energy_mj": share.energy_mj} for share in entry.shares
         ],
         "flags": list(entry.flags),
-        "co2e_g": None,
+        "co2e_g": None if entry.co2e_g is None else dict(entry.co2e_g),
     }
 
 
@@ -177,6 +177,7 @@ def entry_from_wire(message: Mapping[str, object]) -> RequestEntry:
         devices={device: _use(device, use) for device, use in _mapping(message.get("devices"), "devices").items()},
         shares=tuple(_share(request_id, share) for share in _list(message.get("shares"), "shares")),
         flags=tuple(_text(flag, "flags") for flag in _list(message.get("flags"), "flags")),
+        co2e_g=None if message.get("co2e_g") is None else _mapping(message.get("co2e_g"), "co2e_g"),
         **{name: _label(message, name) for name in _LABELS},
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from joulegate.metering.entry import RequestEntry, Status
@@ -51,13 +52,25 @@ class Result:
             status=Status.FINAL if all(entry.status is Status.FINAL for entry in entries) else Status.PENDING,
             energy_j=j_from_mj(sum(energies_mj)) if known else None,
             uncertainty_j=_uncertainty_j(entries) if known else None,
-            co2e_g=None,
+            co2e_g=_location_based_g(entries),
             quality=max((entry.quality for entry in entries), key=_WORST_LAST.index),
             method=first.method,
             outcome=first.outcome,
             queue_s=first.queue_s,
             entries=entries,
         )
+
+
+def _location_based_g(entries: tuple[RequestEntry, ...]) -> float | None:
+    """The central location-based figures together, or ``None`` where one of them is missing."""
+    total_g = 0.0
+    for entry in entries:
+        figure = (entry.co2e_g or {}).get("location_based")
+        central_g = figure.get("central") if isinstance(figure, Mapping) else None
+        if not isinstance(central_g, int | float):
+            return None
+        total_g += central_g
+    return total_g
 
 
 def _uncertainty_j(entries: tuple[RequestEntry, ...]) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -75,8 +74,8 @@ class Intensity:
 
 
 def believable(g_per_kwh: float) -> bool:
-    """Whether a grid can have this intensity."""
-    return math.isfinite(g_per_kwh) and LEAST_G_PER_KWH <= g_per_kwh <= MOST_G_PER_KWH
+    """Whether a grid can have this intensity; NaN is none."""
+    return LEAST_G_PER_KWH <= g_per_kwh <= MOST_G_PER_KWH
 
 
 def require_believable(g_per_kwh: float, source: str) -> float:

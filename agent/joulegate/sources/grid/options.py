@@ -57,9 +57,12 @@ class GridOptions:
     kept_s: float = 6 * 3600.0
 
     @classmethod
-    def of(cls, settings: object) -> GridOptions:
-        """Options from anything with attributes of these names (the settings' table); what is absent is default."""
-        given: dict[str, Any] = {}
+    def of(cls, settings: object, *, country: str | None = None) -> GridOptions:
+        """Options from anything with attributes of these names (the settings' table); what is absent is default.
+
+        ``country`` is that of the site, for where the table names none.
+        """
+        given: dict[str, Any] = {} if country is None else {"country": country}
         for name in cls.__slots__:
             value = getattr(settings, name, None)
             if value is not None:

@@ -73,6 +73,16 @@ class GridState:
         """The best figure for the present, with label, age and reason; of this place or ``missing``."""
         return self._provided(now_s) or self._from_factors() or self._missing()
 
+    def summary(self, now_s: float) -> tuple[bool, str]:
+        """Whether there is a figure for the present, and one line about it, for ``/readyz``."""
+        now = self.intensity(now_s)
+        if now.g_per_kwh is None:
+            return False, f"missing: {now.why}"
+        age = "" if now.age_s is None else f", {now.age_s:.0f} s old"
+        made_up = ", simulated" if now.simulated else ""
+        why = f"; {now.why}" if now.why else ""
+        return True, f"{now.label.value}: {now.g_per_kwh:.0f} g/kWh in {now.place} from {now.source}{age}{made_up}{why}"
+
     def outlook(self, now_s: float) -> Outlook:
         """The forecast from now on."""
         ageing, track = self.ageing, self.forecast
