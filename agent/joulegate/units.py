@@ -48,6 +48,16 @@ def format_energy(energy_mj: float | None) -> str:
     return f"{sign}{energy_j:.3g} J"
 
 
+def format_mass(mass_g: float | None) -> str:
+    """Mass for a person to read: ``1.2 kg``, ``0.25 g`` as ``250 mg``, ``12 ug``, or ``not known``."""
+    if mass_g is None:
+        return "not known"
+    for size, unit in ((1e3, "kg"), (1.0, "g"), (1e-3, "mg")):
+        if abs(mass_g) >= size:
+            return f"{mass_g / size:.3g} {unit}"
+    return f"{mass_g * 1e6:.3g} ug"
+
+
 def format_power(power_w: float | None) -> str:
     """Power for a person to read: ``652 W``, ``1.2 kW``, or ``not known``."""
     if power_w is None:

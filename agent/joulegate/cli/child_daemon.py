@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +23,8 @@ _LISTENING = re.compile(r"listening on (http://\S+)")
 class ChildDaemon:
     """Runs ``joulegate run`` on a free port with its state in ``state_dir``; ends it when the block is left."""
 
-    def __init__(self, state_dir: Path, *, source: str, extra: Sequence[str] = ()) -> None:
+    def __init__(self, state_dir: Path, *, source: str, settings: Mapping[str, str] | None = None) -> None:
+        """``settings`` are ``JOULEGATE_*`` variables; those of this process are not passed on."""
         self.state_dir = state_dir
         self.socket = state_dir / "joulegate.sock"
         self.url = ""
@@ -31,13 +32,14 @@ class ChildDaemon:
         self._ready = threading.Event()
         self._command = [
             *(sys.executable, "-m", "joulegate", "run", "--port", "0"),
-            *("--source", source, "--state-dir", str(state_dir), *extra),
+            *("--source", source, "--state-dir", str(state_dir)),
         ]
+        self._settings = dict(settings or {})
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("JOULEGATE_")}
-        environ["JOULEGATE_SOCKET"] = str(self.socket)
+        environ |= {**self._settings, "JOULEGATE_SOCKET": str(self.socket)}
         self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
             self._command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environ
         )

@@ -61,6 +61,9 @@ def command(
         "demo-output"
     ),
     seed: Annotated[int, typer.Option("--seed", help="Makes the images the same again.")] = 0,
+    country: Annotated[
+        str | None, typer.Option("--country", help="Where the machine stands (DEU), for CO2e; missing without it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the finished requests as JSON.")] = False,
 ) -> None:
     """Generate images with a tiny Stable Diffusion model and say what each cost, how sure that is, and how it is known.
@@ -76,7 +79,8 @@ def command(
     with console.status("loading the pipeline"):
         pipes = load_pipes(workers)
     began_wall_s = int(time())
-    with ChildDaemon(out / "state", source=source) as daemon:
+    place = {} if country is None else {"JOULEGATE_SITE__COUNTRY": country}
+    with ChildDaemon(out / "state", source=source, settings=place) as daemon:
         _introduce(console, daemon, pipes[0])
         made = _generate(console, daemon, pipes, jobs)
         sheet = out / "contact-sheet.png"
@@ -237,10 +241,13 @@ def _report(console: Console, entries: Sequence[dict[str, Any]], totals: dict[st
             format_energy(energy_mj),
             format_energy(spread_mj),
             format_energy(per_image),
-            entry["method"] or "",
-            entry["quality"],
+            _grams(entry["co2e_g"]),
+            f"{entry['method'] or 'no reading'}, {entry['quality']}",
         )
     console.print(table)
+    why = _why_no_co2e(entries)
+    if why:
+        console.print(f"CO2e is missing: {why}", highlight=False, soft_wrap=True)
     _by_steps(console, entries)
     left_mj = totals["device_mj"] - totals["requests_mj"] - totals["idle_mj"] - totals["unattributed_mj"]
     console.print(
@@ -253,16 +260,31 @@ def _report(console: Console, entries: Sequence[dict[str, Any]], totals: dict[st
 
 
 COLUMNS = (
-    ("request", True),
+    ("#", True),
     ("digit", False),
     ("images", True),
     ("steps", True),
     ("energy", True),
     ("U (k=2)", True),
     ("per image", True),
-    ("method", False),
-    ("quality", False),
+    ("CO2e", True),
+    ("known by", False),
 )
+
+
+def _grams(co2e: dict[str, Any] | None) -> str:
+    from joulegate.units import format_mass
+
+    figure = None if co2e is None else co2e["location_based"]
+    return "missing" if figure is None else format_mass(figure["central"])
+
+
+def _why_no_co2e(entries: Sequence[dict[str, Any]]) -> str | None:
+    """The reason, once, where any request has no location-based CO2e."""
+    for entry in entries:
+        if entry["co2e_g"] is not None and entry["co2e_g"]["location_based"] is None:
+            return str(entry["co2e_g"]["why_missing"]["location_based"])
+    return None
 
 
 def _by_steps(console: Console, entries: Sequence[dict[str, Any]]) -> None:

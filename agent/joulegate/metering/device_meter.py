@@ -118,7 +118,8 @@ class DeviceMeter:
             self._count_events(last, reading.t_s - last.t_s)
         self.learner.see_reading(reading)
         self.conditions.add(reading)
-        for interval in self._line.feed(reading):
+        for raw in self._line.feed(reading):
+            interval = raw if self.device.method in _NAMED_BY_LINE else replace(raw, method=self.device.method)
             self._waiting.append(interval)
             self.learner.see_interval(interval)
 
