@@ -17,7 +17,6 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from joulegate.metering.prior import Estimate
     from joulegate.pipelines.meter import Meter
 
 __all__ = ["connect", "estimate", "wrap"]
@@ -57,11 +56,18 @@ def wrap(pipe: _P, meter: Meter | None = None, **labels: Any) -> _P:
     return wrap_with(pipe, _default_meter() if meter is None else meter, **labels)
 
 
-def estimate(model: str, gpu: str, **work: Any) -> Estimate:
-    """What a request will take in joules, with a range, before it runs; see ``joulegate.metering.prior.estimate``."""
+def estimate(model: str, gpu: str, **work: Any) -> dict[str, Any]:
+    """What a request will take before it runs: joules and CO2e, each with a range, and what they rest on.
+
+    ``work`` is images, steps, width, height, gpus and params, as in ``joulegate estimate``; the answer is that of
+    ``joulegate estimate --json``. The CO2e is of the configured site (``JOULEGATE_SITE__COUNTRY``);
+    nobody is asked. Raises ``ValueError`` with one line for what cannot be used.
+    """
+    from joulegate.config import load
+    from joulegate.daemon.site import estimate_here
     from joulegate.metering.prior import estimate as before_it_runs
 
-    return before_it_runs(model, gpu, **work)
+    return estimate_here(before_it_runs(model, gpu, **work), load(environ=os.environ).settings)
 
 
 def _default_meter() -> Meter:

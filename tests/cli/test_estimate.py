@@ -61,7 +61,7 @@ def test_for_a_person(capsys: pytest.CaptureFixture[str]):
     assert "15.5 kJ" in request
     assert "7.73 kJ" in image
     assert prior.startswith("prior reference: ML.ENERGY measured FLUX.1 dev on H100")
-    assert "CO2e not known" in out
+    assert "CO2e is missing" in out
 
 
 @pytest.mark.parametrize(

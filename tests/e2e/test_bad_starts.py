@@ -142,7 +142,7 @@ def test_a_disk_that_fills_while_running(small_disk: Path, tmp_path: Path) -> No
         now_s = time.time()
         span = {"request_id": request_id, "started": rfc3339(now_s - 0.3), "ended": rfc3339(now_s), "tenant": "t" * 200}
         try:
-            answer = service.post(span, timeout_s=3.0)
+            answer = service.post(span, timeout_s=1.0)
         except httpx.TimeoutException:
             return 0
         if answer.status_code == 202:

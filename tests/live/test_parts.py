@@ -24,7 +24,7 @@ GPU = Device("GPU-a", "a board", Method.COUNTER, Quality.MEASURED)
 
 @given(
     slots=st.integers(1, 4),
-    gaps=st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 6)), min_size=1, max_size=40),
+    gaps=st.lists(st.tuples(st.floats(0.01, 5), st.floats(0.1, 6)), min_size=1, max_size=40),
 )
 def test_announced_arrivals_start_as_in_a_recording(slots: int, gaps: list[tuple[float, float]]) -> None:
     """Told of arrivals and ends as they happen, the server gives the starts that ``infer_starts`` gives after."""

@@ -249,6 +249,12 @@ def _report(console: Console, entries: Sequence[dict[str, Any]], totals: dict[st
     if why:
         console.print(f"CO2e is missing: {why}", highlight=False, soft_wrap=True)
     _by_steps(console, entries)
+    for view, name, label in (("water_l", "onsite", "on-site water"), ("cost", "electricity", "electricity")):
+        figures = [(entry[view] or {}).get(name) for entry in entries]
+        known = [figure for figure in figures if figure is not None]
+        if known and len(known) == len(figures):
+            total = sum(figure["central"] for figure in known)
+            console.print(f"{label} of all requests: {total:.3g} {known[0]['unit']}", highlight=False)
     left_mj = totals["device_mj"] - totals["requests_mj"] - totals["idle_mj"] - totals["unattributed_mj"]
     console.print(
         f"law 1: requests {format_energy(totals['requests_mj'])} + idle {format_energy(totals['idle_mj'])} + "

@@ -52,17 +52,28 @@ def command(
     source: Annotated[
         str | None, typer.Option("--source", help="auto, nvml, rapl, model, twin or replay:FILE.")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Also ask the configured grid provider, over the network.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Look at every sensor, watch it for a moment, and say what its figures would be worth. Exit 1: none measures."""
     from joulegate.config import load
 
-    found = _look(load(config, {"source": source}).settings)
+    settings = load(config, {"source": source}).settings
+    asked = _ask_grid(settings) if live else []
+    found = _look(settings)
     if as_json:
-        typer.echo(json.dumps(_as_json(found), indent=2))
+        typer.echo(json.dumps(_as_json(found) | ({"grid": asked} if live else {}), indent=2))
     else:
-        typer.echo("\n".join(_page(found, _width())))
+        typer.echo("\n".join([*_page(found, _width()), *asked]))
     return 0 if found.ok else 1
+
+
+def _ask_grid(settings: Settings) -> list[str]:
+    from joulegate.sources.grid.live import check_live
+
+    return check_live(settings.grid)
 
 
 def _width() -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +27,7 @@ def command(
     params: Annotated[
         float | None, typer.Option("--params", help="Parameters of a model that is not known, such as 12e9.")
     ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings in TOML; [site] gives the CO2e.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Say what a request will take in joules of its GPUs, with a range for nine requests in ten, before it runs.
@@ -33,23 +35,24 @@ def command(
     Exit 1: nothing can be said of this model or GPU, and the line says why and names the nearest known ones.
     Exit 2: the question itself is wrong.
     """
+    from joulegate.config import load
+    from joulegate.daemon.site import estimate_here
     from joulegate.metering.prior import estimate
-    from joulegate.metering.prior_wire import estimate_to_wire
 
     answer = estimate(model, gpu, images, steps, width, height, gpus=gpus, params=params)
+    told = estimate_here(answer, load(config).settings)
     if as_json:
-        typer.echo(json.dumps(estimate_to_wire(answer), ensure_ascii=False))
+        typer.echo(json.dumps(told, ensure_ascii=False))
     elif answer.energy_j is not None:
-        _show(answer, images)
+        _show(answer, images, told)
     if answer.energy_j is None:
         typer.echo(f"joulegate: no estimate: {answer.why}", err=True)
         return EXIT_CHECKED_BAD
     return 0
 
 
-def _show(answer: Estimate, images: int) -> None:
-    from joulegate.metering.prior_wire import NO_PLACE
-    from joulegate.units import format_energy, mj_from_j
+def _show(answer: Estimate, images: int, told: dict[str, Any]) -> None:
+    from joulegate.units import format_energy, format_mass, mj_from_j
 
     if answer.energy_j is None or answer.prior is None:
         return
@@ -63,4 +66,9 @@ def _show(answer: Estimate, images: int) -> None:
     typer.echo(f"prior {answer.prior.value}: {answer.why}.")
     if answer.assumed:
         typer.echo(f"assumed: {'; '.join(answer.assumed)}.")
-    typer.echo(f"CO2e not known: {NO_PLACE}.")
+    co2e_g = told["co2e_g"]
+    if co2e_g is None:
+        typer.echo(f"CO2e is missing: {told['co2e_why']}.")
+    else:
+        masses = {name: format_mass(co2e_g[name]) for name in ("low", "central", "high")}
+        typer.echo(f"CO2e {masses['central']} ({masses['low']} to {masses['high']}), {co2e_g['tier']}.")

@@ -6,27 +6,38 @@ Nothing here touches the network: the grid monitor refreshes itself in the backg
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from joulegate.carbon.energy_use import EnergyUse, Slice
 from joulegate.carbon.factors import FactorSet
-from joulegate.carbon.figure import Missing, Range
 from joulegate.carbon.footprint import footprint, footprint_of
 from joulegate.carbon.intensity import steps_of
 from joulegate.carbon.site import Site
 from joulegate.carbon.tier import Tier, weakest
 from joulegate.carbon.view import View
+from joulegate.daemon.estimating import with_co2e
 from joulegate.metering.entry import RequestEntry, Status
-from joulegate.metering.prior import estimate
-from joulegate.metering.prior_wire import estimate_to_wire
+from joulegate.metering.prior import EstimateFault, estimate, is_regression
+from joulegate.metering.prior_references import MeasuredReferences, learn
 from joulegate.metering.reading import Device
 from joulegate.sources.grid.monitor import GridMonitor
 from joulegate.sources.grid.series import merged
 from joulegate.sources.grid.state import GridState
 from joulegate.sources.grid.wire import grid_to_wire
 from joulegate.units import MJ_PER_J
+
+COST = "joulegate_request_cost"
+COUNTED = (
+    ("joulegate_request_co2e_grams", "co2e_g", "location_based"),
+    ("joulegate_request_water_litres", "water_l", "onsite"),
+    (COST, "cost", "electricity"),
+)
+"""Metric family, member of the wire, figure."""
+
+REFERENCES_EVERY_S = 60.0
 
 Sample = tuple[str, str, Mapping[str, str], float]
 
@@ -40,15 +51,20 @@ class CarbonViews:
         factors: FactorSet | None,
         monitor: GridMonitor,
         devices: Callable[[], Iterable[Device]],
+        entries: Callable[[], Iterable[RequestEntry]],
+        *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._site = site
         self._factors = factors
         self._monitor = monitor
         self._devices = devices
+        self._entries = entries
         self._clock = clock
+        self._learned: MeasuredReferences | None = None
+        self._learned_s = 0.0
         self._seen: tuple[GridState, View] | None = None
-        self._co2e_g: Counter[tuple[str, str, str]] = Counter()
+        self._sums: defaultdict[tuple[str, str, str, str, str], float] = defaultdict(float)
         self._without: Counter[tuple[str, str]] = Counter()
 
     def view(self) -> View:
@@ -62,7 +78,40 @@ class CarbonViews:
         return view
 
     def of_request(self, entry: RequestEntry) -> Mapping[str, object]:
-        """CO2e, water and cost of one request."""
+        """CO2e, water and cost of one request, and whether it took far more than its like."""
+        return {**self._footprint(entry), "efficiency_regression": self._regression(entry)}
+
+    def _regression(self, entry: RequestEntry) -> Mapping[str, object] | None:
+        """Evidence that the request is far above its reference, or ``None``."""
+        names = {device.name for device in self._devices() if device.id in entry.devices}
+        if entry.energy_mj is None or entry.model is None or len(names) != 1 or entry.status is not Status.FINAL:
+            return None
+        work = entry.work
+        try:
+            expected = estimate(
+                entry.model,
+                names.pop(),
+                work.images or 1,
+                work.steps,
+                work.width,
+                work.height,
+                self._references(),
+                gpus=len(entry.devices),
+            )
+        except EstimateFault:
+            return None
+        found = is_regression(entry.energy_mj / MJ_PER_J, expected)
+        return None if found is None else {"ratio": found.ratio, "evidence": found.evidence}
+
+    def _references(self) -> MeasuredReferences:
+        """What this service measured itself, read from the ledger at most once a minute."""
+        now_s = self._clock()
+        if self._learned is None or now_s - self._learned_s > REFERENCES_EVERY_S:
+            names = {device.id: device.name for device in self._devices()}
+            self._learned, self._learned_s = learn(self._entries(), names), now_s
+        return self._learned
+
+    def _footprint(self, entry: RequestEntry) -> Mapping[str, Any]:
         known = {device.id: device for device in self._devices()}
         mine = [known[device] for device in entry.devices if device in known]
         found = footprint_of(
@@ -88,42 +137,27 @@ class CarbonViews:
 
     def estimate(self, model: str, gpu: str, work: Mapping[str, int | float | None]) -> Mapping[str, object]:
         """What a request would take; CO2e by the grid of now."""
-        answer = estimate(model, gpu, **work)  # type: ignore[arg-type]
-        if answer.energy_j is None:
-            return estimate_to_wire(answer, None, answer.why)
-        now_s = self._clock()
-        low, central, high = (
-            self._grams(now_s, value * MJ_PER_J)
-            for value in (answer.energy_j.low, answer.energy_j.central, answer.energy_j.high)
-        )
-        if isinstance(low, Missing) or isinstance(central, Missing) or isinstance(high, Missing):
-            why = next(f.why for f in (low, central, high) if isinstance(f, Missing))
-            return estimate_to_wire(answer, None, why)
-        grams = {"low": low.low, "central": central.central, "high": high.high, "unit": "g", "tier": central.tier.value}
-        return estimate_to_wire(answer, grams, None)
-
-    def _grams(self, now_s: float, energy_mj: float) -> Range | Missing:
-        use = EnergyUse((Slice(now_s - 1.0, now_s, energy_mj),), Tier.MODELLED)
-        return footprint(use, self.view()).location_based
+        answer = estimate(model, gpu, references=self._references(), **work)  # type: ignore[arg-type]
+        return with_co2e(answer, self.view(), self._clock())
 
     def with_co2e(self, entries: Sequence[RequestEntry]) -> list[RequestEntry]:
         """Entries with their CO2e attached, for the pipeline that waits; final ones are counted for the metrics."""
         seen = []
         for entry in entries:
-            wire = self.of_request(entry)["co2e_g"]
-            co2e = wire if isinstance(wire, Mapping) else None
-            seen.append(replace(entry, co2e_g=co2e))
+            views = self._footprint(entry)
+            seen.append(replace(entry, views=views))
             if entry.status is Status.FINAL:
-                self._count(entry, co2e)
+                self._count(entry, views)
         return seen
 
-    def _count(self, entry: RequestEntry, co2e: Mapping[str, object] | None) -> None:
-        figure = (co2e or {}).get("location_based")
+    def _count(self, entry: RequestEntry, views: Mapping[str, Any]) -> None:
         model, tier = entry.model or "", entry.tier or ""
-        if isinstance(figure, Mapping):
-            self._co2e_g[model, tier, str(figure["tier"])] += figure["central"]
-        else:
+        if views["co2e_g"]["location_based"] is None:
             self._without[model, tier] += 1
+        for family, view, name in COUNTED:
+            figure = views[view][name]
+            if figure is not None:
+                self._sums[family, model, tier, figure["tier"], figure["unit"]] += figure["central"]
 
     def series(self) -> Sequence[Sample]:
         """Samples for ``/metrics``."""
@@ -134,9 +168,11 @@ class CarbonViews:
             samples.append(("joulegate_grid_carbon_intensity_grams_per_kwh", "gauge", labels, now.g_per_kwh))
             if now.age_s is not None:
                 samples.append(("joulegate_grid_age_seconds", "gauge", labels, now.age_s))
-        for (model, tier, quality), grams in sorted(self._co2e_g.items()):
+        for (family, model, tier, quality, unit), total in sorted(self._sums.items()):
             labels = {"model": model, "tier": tier, "quality": quality}
-            samples.append(("joulegate_request_co2e_grams", "counter", labels, grams))
+            if family == COST:
+                labels["currency"] = unit
+            samples.append((family, "counter", labels, total))
         for (model, tier), count in sorted(self._without.items()):
             labels = {"model": model, "tier": tier}
             samples.append(("joulegate_request_without_co2e", "counter", labels, float(count)))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from joulegate.carbon.factors import FactorSet, Scope
 from joulegate.carbon.site import Instrument, Site, site_faults
+from joulegate.carbon.view import View
 from joulegate.config import ConfigFault, Settings, SiteSettings
 from joulegate.daemon.carbon import CarbonViews
+from joulegate.daemon.estimating import with_co2e
 from joulegate.daemon.jobs import Jobs, refresh_grid
 from joulegate.http.ports import PartStatus
+from joulegate.metering.entry import RequestEntry
+from joulegate.metering.prior import Estimate
 from joulegate.metering.reading import Device
 from joulegate.sources.grid.choice import make_monitor
 from joulegate.sources.grid.live import start_fault
@@ -37,10 +42,21 @@ def grid_options(settings: Settings) -> GridOptions:
     return GridOptions.of(settings.grid, country=settings.site.country)
 
 
+def estimate_here(answer: Estimate, settings: Settings) -> dict[str, Any]:
+    """The estimate as JSON with the CO2e of the configured site, by the factor set in force; asks nobody."""
+    factors = FactorSets(settings.state_dir).in_use()
+    return with_co2e(answer, View(site_of(settings.site, factors), factors), time.time())
+
+
 class Carbon:
     """The carbon side of a daemon: its views, and the monitor and jobs behind them."""
 
-    def __init__(self, settings: Settings, devices: Callable[[], Iterable[Device]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        devices: Callable[[], Iterable[Device]],
+        entries: Callable[[], Iterable[RequestEntry]],
+    ) -> None:
         """Raises ``ConfigFault``, ``FactorSetFault`` or ``GridOptionsFault`` for what cannot be used."""
         factors = FactorSets(settings.state_dir).in_use()
         site = site_of(settings.site, factors)
@@ -52,7 +68,7 @@ class Carbon:
         if fault is not None:
             self.monitor.close()
             raise ConfigFault(fault)
-        self.views = CarbonViews(site, factors, self.monitor, devices)
+        self.views = CarbonViews(site, factors, self.monitor, devices, entries)
         self._jobs = Jobs()
 
     def status(self) -> PartStatus:

@@ -20,7 +20,7 @@ from joulegate.daemon.site import Carbon
 from joulegate.http.app import create_app
 from joulegate.http.parts import Parts
 from joulegate.http.server import bind, new_event_loop, serve
-from joulegate.metering.entry import RequestEntry
+from joulegate.metering.entry import RequestEntry, Status
 from joulegate.metering.host_meter import HostMeter, Options
 from joulegate.metering.policy import IdlePolicy
 from joulegate.metering.snapshot import Snapshot
@@ -89,6 +89,10 @@ def local_meter(settings: Settings, *, state_dir: Path | None = None) -> Meter:
     return Meter(LocalSink(loop, dict(os.environ), close))
 
 
+REFERENCE_ENTRIES = 1000
+"""So many of the newest requests tell what a model costs here."""
+
+
 class Daemon:
     """``joulegate run``: ledger, source, loop, socket and HTTP, started in this order and stopped in the reverse."""
 
@@ -96,6 +100,16 @@ class Daemon:
         self._settings = settings
         self._say = say
         self._stop: asyncio.Event | None = None
+        self._reader: LedgerReader | None = None
+
+    def _recent_entries(self) -> Sequence[RequestEntry]:
+        """The newest final requests: what this service measured itself."""
+        if self._reader is None:
+            return ()
+        try:
+            return self._reader.requests(REFERENCE_ENTRIES, status=Status.FINAL).items
+        except LedgerFault:
+            return ()
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; raises the one-line faults of its parts.
@@ -106,7 +120,7 @@ class Daemon:
             bind(self._settings.http.host, self._settings.http.port).close()
         chosen = open_source(self._settings)
         try:
-            carbon = Carbon(self._settings, chosen.source.devices)
+            carbon = Carbon(self._settings, chosen.source.devices, self._recent_entries)
             ledger = Ledger(self._settings.state_dir)
             try:
                 loop = new_event_loop()
@@ -141,7 +155,7 @@ class Daemon:
         socket_server = SocketServer(self._settings.socket.path, ingest, on_lost=ingest.lost)
         ingest.acknowledge = _batched(socket_server)
         servers.append(socket_server)
-        reader = LedgerReader(self._settings.state_dir)
+        reader = self._reader = LedgerReader(self._settings.state_dir)
         await socket_server.start()
         meter_loop.start()
         carbon.start()

@@ -19,6 +19,8 @@ HELP = {
     "joulegate_grid_carbon_intensity_grams_per_kwh": "Carbon intensity of the grid now, by source and label",
     "joulegate_grid_age_seconds": "Age of the carbon intensity",
     "joulegate_request_co2e_grams": "Location-based operational CO2e of finished requests since the start, central",
+    "joulegate_request_water_litres": "On-site water of finished requests since the start, central",
+    "joulegate_request_cost": "Electricity cost of finished requests since the start, central, in its currency",
     "joulegate_request_without_co2e": "Finished requests since the start whose CO2e is missing",
 }
 

@@ -44,7 +44,7 @@ class CarbonReader(Protocol):
     """
 
     def of_request(self, entry: RequestEntry) -> Mapping[str, object]:
-        """Members ``co2e_g``, ``water_l`` and ``cost`` of one request."""
+        """Members ``co2e_g``, ``water_l``, ``cost`` and ``efficiency_regression`` of one request."""
 
     def of_energy(self, energy_mj: Mapping[int, int], bucket_s: int) -> Mapping[str, object]:
         """The same members for energy by bucket start (Unix seconds) of ``bucket_s`` seconds each."""

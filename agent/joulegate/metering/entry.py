@@ -72,8 +72,8 @@ class RequestEntry:
     devices: Mapping[str, DeviceUse] = field(default_factory=dict)
     shares: tuple[Share, ...] = ()
     flags: tuple[str, ...] = ()
-    co2e_g: Mapping[str, object] | None = None
-    """A view on the energy as of when it was asked for (law 6): the wire's object, never stored, never hashed."""
+    views: Mapping[str, object] | None = None
+    """CO2e, water and cost as of when they were asked for (law 6), as on the wire: never stored, never hashed."""
 
     @property
     def queue_s(self) -> float | None:

@@ -38,6 +38,10 @@ _LABELS = ("model", "tier", "tenant", "batch_id")
 E = TypeVar("E", bound=StrEnum)
 
 
+VIEWS = ("co2e_g", "water_l", "cost")
+"""Views on energy that may stand beside it; ``null`` where nobody gave them."""
+
+
 class WireFault(ValueError):
     """One line that names the field and says what is wrong with it."""
 
@@ -152,7 +156,7 @@ def entry_to_wire(entry: RequestEntry) -> dict[str, object]:
             {"device": share.device, "bucket_s": share.bucket_s, "energy_mj": share.energy_mj} for share in entry.shares
         ],
         "flags": list(entry.flags),
-        "co2e_g": None if entry.co2e_g is None else dict(entry.co2e_g),
+        **{name: (entry.views or {}).get(name) for name in VIEWS},
     }
 
 
@@ -177,9 +181,14 @@ def entry_from_wire(message: Mapping[str, object]) -> RequestEntry:
         devices={device: _use(device, use) for device, use in _mapping(message.get("devices"), "devices").items()},
         shares=tuple(_share(request_id, share) for share in _list(message.get("shares"), "shares")),
         flags=tuple(_text(flag, "flags") for flag in _list(message.get("flags"), "flags")),
-        co2e_g=None if message.get("co2e_g") is None else _mapping(message.get("co2e_g"), "co2e_g"),
+        views=_views(message),
         **{name: _label(message, name) for name in _LABELS},
     )
+
+
+def _views(message: Mapping[str, object]) -> Mapping[str, object] | None:
+    found = {name: _mapping(message[name], name) for name in VIEWS if message.get(name) is not None}
+    return found or None
 
 
 def rfc3339(wall_s: float | None) -> str | None:

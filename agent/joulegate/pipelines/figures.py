@@ -35,6 +35,8 @@ class Result:
     energy_j: float | None
     uncertainty_j: float | None
     co2e_g: float | None
+    water_l: float | None
+    cost: float | None
     quality: Quality
     method: Method | None
     outcome: Outcome
@@ -52,7 +54,9 @@ class Result:
             status=Status.FINAL if all(entry.status is Status.FINAL for entry in entries) else Status.PENDING,
             energy_j=j_from_mj(sum(energies_mj)) if known else None,
             uncertainty_j=_uncertainty_j(entries) if known else None,
-            co2e_g=_location_based_g(entries),
+            co2e_g=_central(entries, "co2e_g", "location_based"),
+            water_l=_central(entries, "water_l", "onsite"),
+            cost=_central(entries, "cost", "electricity"),
             quality=max((entry.quality for entry in entries), key=_WORST_LAST.index),
             method=first.method,
             outcome=first.outcome,
@@ -61,16 +65,17 @@ class Result:
         )
 
 
-def _location_based_g(entries: tuple[RequestEntry, ...]) -> float | None:
-    """The central location-based figures together, or ``None`` where one of them is missing."""
-    total_g = 0.0
+def _central(entries: tuple[RequestEntry, ...], view: str, figure: str) -> float | None:
+    """The central values of a figure together, or ``None`` where one of them is missing."""
+    total = 0.0
     for entry in entries:
-        figure = (entry.co2e_g or {}).get("location_based")
-        central_g = figure.get("central") if isinstance(figure, Mapping) else None
-        if not isinstance(central_g, int | float):
+        views = (entry.views or {}).get(view)
+        found = views.get(figure) if isinstance(views, Mapping) else None
+        central = found.get("central") if isinstance(found, Mapping) else None
+        if not isinstance(central, int | float):
             return None
-        total_g += central_g
-    return total_g
+        total += central
+    return total
 
 
 def _uncertainty_j(entries: tuple[RequestEntry, ...]) -> float | None:
