@@ -231,6 +231,18 @@ class Request:
         return None if figures is None else figures.co2e_g
 
     @property
+    def water_l(self) -> float | None:
+        """Litres of water used on site, where the site's use is known."""
+        figures = self._figures()
+        return None if figures is None else figures.water_l
+
+    @property
+    def cost(self) -> float | None:
+        """Cost of the electricity in the site's currency, where its price is known."""
+        figures = self._figures()
+        return None if figures is None else figures.cost
+
+    @property
     def quality(self) -> Quality | None:
         """How far the figures can be trusted."""
         figures = self._figures()
