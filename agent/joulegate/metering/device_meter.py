@@ -29,6 +29,9 @@ STEPPED_S = 1.0
 UNATTRIBUTED_SHARE = 0.05
 _POLL_PRIOR_S = 0.05
 
+MEAN_S = 1.0
+"""What the driver's average power is the mean of (notes/measurement.md, 1.1)."""
+
 _NAMED_BY_LINE = (Method.COUNTER, Method.INSTANT, Method.AVERAGE)
 """Devices whose line says itself how it measures; any other's counter is RAPL, a model or a simulation (law 3)."""
 
@@ -233,9 +236,13 @@ class DeviceMeter:
         return None if power_w is None else power_w / busy
 
     def sensor_error(self) -> SensorError:
-        """What is known of the sensor's errors."""
+        """What is known of the sensor's errors; power alone puts an edge anywhere in what one reading stands for."""
+        gain, lag_error_s = self.device.gain_error, self.learner.lag.error_s
         step_s = self._line.step_s or self.device.step_s or self._poll_s
-        return SensorError(self.device.gain_error, self.learner.lag.error_s, self._poll_s, step_s)
+        if self.device.method not in (Method.INSTANT, Method.AVERAGE):
+            return SensorError(gain, lag_error_s, self._poll_s, step_s)
+        held_s = MEAN_S if self.device.method is Method.AVERAGE else step_s
+        return SensorError(gain, lag_error_s, math.hypot(max(self._poll_s, step_s), held_s), held_s)
 
     def uncertainty_of(self, use: SpanUse) -> tuple[float, float]:
         """(measurement, allocation) of a use in millijoules, k = 2."""

@@ -497,7 +497,9 @@ class Partition:
         """Serve a span that came after its intervals were settled from their idle and unattributed accounts."""
         span.late = True
         need_w = (1 + self._tolerance) * (self._model.idle_w + span.dynamic_by(self._model))
-        for past in self._history:
+        for past in reversed(self._history):
+            if past.end_s <= span.start_s:
+                break
             overlap_s = min(past.end_s, until_s) - max(past.start_s, span.start_s)
             if overlap_s <= 0:
                 continue
