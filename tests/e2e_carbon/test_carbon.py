@@ -130,6 +130,22 @@ def test_a_place_gives_every_figure_with_its_reasons(tmp_path: Path) -> None:
         assert 'joulegate_request_co2e_grams_total{model="sdxl",quality="simulated",tier="free"}' in metrics
 
 
+def test_questions_that_cannot_be_answered(tmp_path: Path) -> None:
+    """An unknown model is null with the reason, a wrong question is a 422 problem, and the page names both paths."""
+    with started(tmp_path, SITE) as service:
+        unknown = service.get("/v1/estimate?model=nobody-knows-this&gpu=H100")
+        assert unknown["energy_j"] is None
+        assert unknown["why"]
+        wrong = ("estimate", "grid?duration_s=0", "grid?nonsense=1", "estimate?model=a&gpu=b&steps=-1")
+        for path in wrong:
+            answer = httpx.get(f"{service.url}/v1/{path}", timeout=PATIENT_S)
+            assert answer.status_code == 422, path
+            assert answer.headers["content-type"] == "application/problem+json"
+        page = httpx.get(service.url + "/", timeout=PATIENT_S).text
+        assert "/v1/grid" in page
+        assert "/v1/estimate" in page
+
+
 def test_a_silent_grid_delays_nothing(tmp_path: Path, silent_api: str) -> None:
     """While the API accepts and never answers, requests become final and scrapes are answered, by the static set."""
     config = SITE + ELECTRICITY_MAPS.format(url=silent_api, timeout_s=60)

@@ -98,4 +98,4 @@ def _add_index(app: FastAPI, parts: Parts) -> None:
         if snapshot is not None:
             qualities = ", ".join(sorted({device.quality.value for device in snapshot.devices.values()}))
             state = f"{len(snapshot.devices)} device(s) from source {snapshot.source}: {qualities or 'none'}."
-        return HTMLResponse(index_page(parts.version, state))
+        return HTMLResponse(index_page(parts.version, state, carbon=parts.carbon is not None))

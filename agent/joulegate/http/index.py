@@ -9,11 +9,15 @@ _ENDPOINTS = (
     ("/v1/requests", "finished and pending requests with their joules and uncertainty, newest first"),
     ("/v1/energy", "energy of the last hour, divided into requests, idle and unattributed"),
     ("/v1/energy?by=model,tier", "the same by model and tier"),
+    ("/v1/grid", "carbon intensity of the grid now and ahead, and the best window for work that can wait"),
+    ("/v1/estimate?model=FLUX.1-dev&gpu=H100", "joules and CO2e that a request would take"),
     ("/metrics", "Prometheus text, or OpenMetrics where it is asked for"),
     ("/healthz", "does the agent's loop turn"),
     ("/readyz", "how sensors, ledger, sinks and grid do"),
     ("/openapi.json", "the contract; it also tells what POST /v1/spans takes"),
 )
+
+_CARBON = ("/v1/grid", "/v1/estimate?model=FLUX.1-dev&gpu=H100")
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -39,7 +43,8 @@ dd {{ margin-left: 1.5rem }}
 """
 
 
-def index_page(version: str, state: str) -> str:
-    """The page, with one line on what is metered."""
-    rows = "\n".join(f'<dt><a href="{path}">{path}</a></dt><dd>{text}</dd>' for path, text in _ENDPOINTS)
+def index_page(version: str, state: str, *, carbon: bool) -> str:
+    """The page, with one line on what is metered; ``carbon`` tells whether the views on energy are served."""
+    shown = [(escape(path), text) for path, text in _ENDPOINTS if carbon or path not in _CARBON]
+    rows = "\n".join(f'<dt><a href="{path}">{path}</a></dt><dd>{text}</dd>' for path, text in shown)
     return _PAGE.format(version=escape(version), state=escape(state), rows=rows)
