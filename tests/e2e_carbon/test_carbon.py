@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.e2e.service import Service, run_command
+from tests.e2e.service import Service, environment, run_command
 from tests.grid.simulators import ElectricityMapsSimulator, hourly
 
 from joulegate.pipelines.meter import Meter
@@ -216,3 +219,33 @@ def test_a_wrong_token_stops_the_start(tmp_path: Path) -> None:
     assert "token" in done.stderr
     assert "wrong-token" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+IN_PROCESS = """
+import json, sys, time, joulegate
+meter = joulegate.connect()
+with meter.request("sdxl", images=1) as r:
+    time.sleep(0.3)
+final = r.result(timeout=20)
+print(json.dumps([r.energy_j, r.co2e_g, r.water_l, r.cost, ((final.entries[0].views or {}).get("co2e_g") or {}).get("why_missing")]))
+"""
+
+
+@pytest.mark.parametrize("country", [None, "DEU", "DEX"])
+def test_a_meter_inside_the_pipeline_knows_the_place_too(tmp_path: Path, country: str | None) -> None:
+    """Without a daemon the factor set gives CO2e where a place is set; a faulty one costs the figure, not the meter."""
+    given = {} if country is None else {"JOULEGATE_SITE__COUNTRY": country}
+    env = environment(JOULEGATE_SOURCE="twin", JOULEGATE_STATE_DIR=str(tmp_path), **given)
+    script = (
+        IN_PROCESS if country != "DEX" else IN_PROCESS.replace('final.entries[0].views["co2e_g"]["why_missing"]', "{}")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60, check=True
+    )
+    energy_j, co2e_g, water_l, cost, why = json.loads(done.stdout)
+    assert energy_j > 0
+    assert water_l is None
+    assert cost is None
+    assert (co2e_g is not None) == (country == "DEU")
+    if country is None:
+        assert "place" in why["location_based"]

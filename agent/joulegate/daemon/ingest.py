@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from weakref import WeakSet
@@ -29,8 +29,16 @@ class LocalSink:
     A forked child has no loop: there, and after ``close``, edges are counted as dropped and there are no figures.
     """
 
-    def __init__(self, loop: MeterLoop, environ: dict[str, str], on_close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: MeterLoop,
+        environ: dict[str, str],
+        on_close: Callable[[], None],
+        views: Callable[[RequestEntry], Mapping[str, object]] | None = None,
+    ) -> None:
+        """``views`` gives the CO2e, water and cost of an entry, where they can be given."""
         self.dropped = 0
+        self._views = views
         self._loop: MeterLoop | None = loop
         self._environ = environ
         self._on_close: Callable[[], None] | None = on_close
@@ -62,19 +70,25 @@ class LocalSink:
             return None
         entry = loop.lookup(request_id)
         if entry is not None:
-            return entry
+            return self._seen(entry)
         span, end = self._spans.get(request_id), self._ends.get(request_id)
         if span is None:
             return None
         if end is not None:
             span = replace(span, ended_s=end[0], outcome=end[1])
         drafts = loop.meter.provisional(span, time.monotonic())
-        return next((draft for draft in drafts if draft.request_id == request_id), None)
+        return self._seen(next((draft for draft in drafts if draft.request_id == request_id), None))
+
+    def _seen(self, entry: RequestEntry | None) -> RequestEntry | None:
+        """The entry with the views on its energy."""
+        if entry is None or self._views is None:
+            return entry
+        return replace(entry, views=self._views(entry))
 
     def wait(self, request_id: str, timeout_s: float) -> RequestEntry | None:
         """Block until the entry is final."""
         loop = self._loop
-        return None if loop is None else loop.wait(request_id, timeout_s)
+        return None if loop is None else self._seen(loop.wait(request_id, timeout_s))
 
     def visible_devices(self) -> tuple[str, ...]:
         """Devices of this host that this process may use."""

@@ -9,7 +9,7 @@ from typing import Any
 from joulegate.carbon.factors import FactorSet, Scope
 from joulegate.carbon.site import Instrument, Site, site_faults
 from joulegate.carbon.view import View
-from joulegate.config import ConfigFault, Settings, SiteSettings
+from joulegate.config import ConfigFault, GridSettings, Settings, SiteSettings
 from joulegate.daemon.carbon import CarbonViews
 from joulegate.daemon.estimating import with_co2e
 from joulegate.daemon.jobs import Jobs, refresh_grid
@@ -20,9 +20,9 @@ from joulegate.metering.reading import Device
 from joulegate.sources.grid.choice import make_monitor
 from joulegate.sources.grid.live import start_fault
 from joulegate.sources.grid.monitor import GridMonitor
-from joulegate.sources.grid.options import GridOptions
+from joulegate.sources.grid.options import GridOptions, GridOptionsFault
 from joulegate.sources.grid.static import CountryFactors
-from joulegate.stores.factor_sets import FactorSets
+from joulegate.stores.factor_sets import FactorSetFault, FactorSets
 
 
 def site_of(settings: SiteSettings, factors: FactorSet) -> Site:
@@ -46,6 +46,14 @@ def estimate_here(answer: Estimate, settings: Settings) -> dict[str, Any]:
     """The estimate as JSON with the CO2e of the configured site, by the factor set in force; asks nobody."""
     factors = FactorSets(settings.state_dir).in_use()
     return with_co2e(answer, View(site_of(settings.site, factors), factors), time.time())
+
+
+def local_views(settings: Settings, devices: Callable[[], Iterable[Device]]) -> CarbonViews | None:
+    """Views for a meter inside a pipeline: the factor set only, nobody is asked; ``None`` where the site is faulty."""
+    try:
+        return Carbon(settings.model_copy(update={"grid": GridSettings()}), devices, tuple).views
+    except (ConfigFault, FactorSetFault, GridOptionsFault):
+        return None
 
 
 class Carbon:

@@ -16,7 +16,7 @@ from joulegate.config import Settings
 from joulegate.daemon.choice import Chosen, open_source
 from joulegate.daemon.ingest import HttpIngest, LocalSink, SocketIngest
 from joulegate.daemon.loop import MeterLoop
-from joulegate.daemon.site import Carbon
+from joulegate.daemon.site import Carbon, local_views
 from joulegate.http.app import create_app
 from joulegate.http.parts import Parts
 from joulegate.http.server import bind, new_event_loop, serve
@@ -86,7 +86,8 @@ def local_meter(settings: Settings, *, state_dir: Path | None = None) -> Meter:
             ledger.close()
 
     loop.start()
-    return Meter(LocalSink(loop, dict(os.environ), close))
+    views = local_views(settings, chosen.source.devices)
+    return Meter(LocalSink(loop, dict(os.environ), close, None if views is None else views.of_request))
 
 
 REFERENCE_ENTRIES = 1000
