@@ -227,7 +227,8 @@ meter = joulegate.connect()
 with meter.request("sdxl", images=1) as r:
     time.sleep(0.3)
 final = r.result(timeout=20)
-print(json.dumps([r.energy_j, r.co2e_g, r.water_l, r.cost, ((final.entries[0].views or {}).get("co2e_g") or {}).get("why_missing")]))
+seen = (final.entries[0].views or {}).get("co2e_g") or {}
+print(json.dumps([r.energy_j, r.co2e_g, r.water_l, r.cost, seen.get("why_missing")]))
 """
 
 
