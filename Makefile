@@ -31,11 +31,11 @@ typecheck:  ## Check types with mypy --strict
 	$(SETUP) lint
 	@$(BIN)/mypy
 
-bench:  ## Run the benchmarks, one after the other
+bench:  ## Run the benchmarks, one after the other; fails at the end if one misses its bar
 	$(SETUP) test
-	@for file in benchmarks/bench_*.py; do \
-	  [ -e "$$file" ] || continue; echo "== $$file"; $(BIN)/python "$$file" || exit $$?; \
-	done
+	@status=0; for file in benchmarks/*.py; do \
+	  echo "== $$file"; PYTHONPATH=. $(BIN)/python "$$file" || status=1; \
+	done; exit $$status
 
 lock:  ## Pin what is installed in .venv into requirements/
 	@$(BIN)/python tools/lock.py
