@@ -22,7 +22,8 @@ from joulegate.daemon.estimating import with_co2e
 from joulegate.metering.entry import RequestEntry, Status
 from joulegate.metering.prior import EstimateFault, estimate, is_regression
 from joulegate.metering.prior_references import MeasuredReferences, learn
-from joulegate.metering.reading import Device
+from joulegate.metering.reading import Device, Quality
+from joulegate.metering.wire import VIEWS
 from joulegate.sources.grid.monitor import GridMonitor
 from joulegate.sources.grid.series import merged
 from joulegate.sources.grid.state import GridState
@@ -38,6 +39,8 @@ COUNTED = (
 """Metric family, member of the wire, figure."""
 
 REFERENCES_EVERY_S = 60.0
+MOST_NAMES = {"model": 100, "tier": 20}
+OTHER = "other"
 
 Sample = tuple[str, str, Mapping[str, str], float]
 
@@ -66,6 +69,8 @@ class CarbonViews:
         self._seen: tuple[GridState, View] | None = None
         self._sums: defaultdict[tuple[str, str, str, str, str], float] = defaultdict(float)
         self._without: Counter[tuple[str, str]] = Counter()
+        self._names: dict[str, set[str]] = {"model": set(), "tier": set()}
+        self._faults = 0
 
     def view(self) -> View:
         """Site, factors and the grid's newest intensities; made anew only when the grid's state changed."""
@@ -84,7 +89,8 @@ class CarbonViews:
     def _regression(self, entry: RequestEntry) -> Mapping[str, object] | None:
         """Evidence that the request is far above its reference, or ``None``."""
         names = {device.name for device in self._devices() if device.id in entry.devices}
-        if entry.energy_mj is None or entry.model is None or len(names) != 1 or entry.status is not Status.FINAL:
+        known = entry.status is Status.FINAL and entry.quality in (Quality.MEASURED, Quality.APPORTIONED)
+        if not known or entry.energy_mj is None or entry.model is None or len(names) != 1:
             return None
         work = entry.work
         try:
@@ -112,6 +118,14 @@ class CarbonViews:
         return self._learned
 
     def _footprint(self, entry: RequestEntry) -> Mapping[str, Any]:
+        """The wire's members; a defect here costs the views, never the energy beside them, and is counted."""
+        try:
+            return self._joined(entry)
+        except Exception:  # noqa: BLE001 - energy is the base fact: it must reach its reader without its views
+            self._faults += 1
+            return dict.fromkeys(VIEWS)
+
+    def _joined(self, entry: RequestEntry) -> Mapping[str, Any]:
         known = {device.id: device for device in self._devices()}
         mine = [known[device] for device in entry.devices if device in known]
         found = footprint_of(
@@ -123,10 +137,10 @@ class CarbonViews:
         )
         return found.to_wire()
 
-    def of_energy(self, energy_mj: Mapping[int, int], bucket_s: int) -> Mapping[str, object]:
+    def of_energy(self, energy_mj: Mapping[int, int], bucket_s: int, qualities: Iterable[str]) -> Mapping[str, object]:
         """CO2e, water and cost of all devices' energy, with the intensity of each bucket."""
         devices = list(self._devices())
-        tier = weakest(Tier(device.quality.value) for device in devices)
+        tier = weakest(Tier(quality) for quality in qualities)
         parts = [Slice(float(at), float(at + bucket_s), float(mj)) for at, mj in sorted(energy_mj.items())]
         use = EnergyUse(tuple(parts), tier, u_known=False)
         return footprint(use, self.view(), scopes={device.scope for device in devices} or {"gpu"}).to_wire()
@@ -151,18 +165,26 @@ class CarbonViews:
         return seen
 
     def _count(self, entry: RequestEntry, views: Mapping[str, Any]) -> None:
-        model, tier = entry.model or "", entry.tier or ""
-        if views["co2e_g"]["location_based"] is None:
+        model, tier = self._bounded("model", entry.model), self._bounded("tier", entry.tier)
+        if (views["co2e_g"] or {}).get("location_based") is None:
             self._without[model, tier] += 1
         for family, view, name in COUNTED:
-            figure = views[view][name]
+            figure = (views[view] or {}).get(name)
             if figure is not None:
                 self._sums[family, model, tier, figure["tier"], figure["unit"]] += figure["central"]
+
+    def _bounded(self, label: str, name: str | None) -> str:
+        """A name from outside, or ``other`` once as many as are kept are known."""
+        known, name = self._names[label], name or ""
+        if name not in known and len(known) >= MOST_NAMES[label]:
+            return OTHER
+        known.add(name)
+        return name
 
     def series(self) -> Sequence[Sample]:
         """Samples for ``/metrics``."""
         now = self._monitor.state.intensity(self._clock())
-        samples: list[Sample] = []
+        samples: list[Sample] = [("joulegate_agent_carbon_faults", "counter", {}, float(self._faults))]
         if now.g_per_kwh is not None:
             labels = {"source": now.source, "label": now.label.value, "place": now.place}
             samples.append(("joulegate_grid_carbon_intensity_grams_per_kwh", "gauge", labels, now.g_per_kwh))

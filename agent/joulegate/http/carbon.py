@@ -16,6 +16,7 @@ from joulegate.http.problems import Fault, documented, invalid
 from joulegate.metering.wire import MAX_TEXT
 
 HELP = {
+    "joulegate_agent_carbon_faults": "Requests whose CO2e, water and cost could not be worked out; their energy stands",
     "joulegate_grid_carbon_intensity_grams_per_kwh": "Carbon intensity of the grid now, by source and label",
     "joulegate_grid_age_seconds": "Age of the carbon intensity",
     "joulegate_request_co2e_grams": "Location-based operational CO2e of finished requests since the start, central",

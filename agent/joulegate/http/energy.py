@@ -77,17 +77,17 @@ def energy_routes(parts: Parts) -> APIRouter:
         if len(table.groups) > MAX_GROUPS:
             detail = f"gives {len(table.groups)} groups; ask for a shorter range or fewer keys (at most {MAX_GROUPS})"
             raise invalid([Fault("query", "by", detail)])
-        return json_answer({**energy_to_wire(table, by), **_views(parts, table.from_s, table.to_s)})
+        return json_answer({**energy_to_wire(table, by), **_views(parts, table)})
 
     return router
 
 
-def _views(parts: Parts, from_s: float, to_s: float) -> Mapping[str, object]:
+def _views(parts: Parts, table: EnergyTable) -> Mapping[str, object]:
     """CO2e, water and cost of all the devices' energy, hour by hour with the grid of that hour."""
     if parts.carbon is None:
         return {}
     try:
-        hours = parts.ledger.energy(from_s, to_s, ("hour",))
+        hours = parts.ledger.energy(table.from_s, table.to_s, ("hour",))
     except parts.ledger_fault as fault:
         raise unavailable("ledger-unreadable", str(fault), 5.0) from fault
     energy_mj: dict[int, int] = {}
@@ -95,7 +95,7 @@ def _views(parts: Parts, from_s: float, to_s: float) -> Mapping[str, object]:
         hour_s = group.keys.get("hour")
         if isinstance(hour_s, int) and group.device_mj is not None:
             energy_mj[hour_s] = energy_mj.get(hour_s, 0) + group.device_mj
-    return parts.carbon.of_energy(energy_mj, S_PER_HOUR)
+    return parts.carbon.of_energy(energy_mj, S_PER_HOUR, table.qualities_mj)
 
 
 def energy_to_wire(table: EnergyTable, by: Sequence[str]) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,8 +46,11 @@ class CarbonReader(Protocol):
     def of_request(self, entry: RequestEntry) -> Mapping[str, object]:
         """Members ``co2e_g``, ``water_l``, ``cost`` and ``efficiency_regression`` of one request."""
 
-    def of_energy(self, energy_mj: Mapping[int, int], bucket_s: int) -> Mapping[str, object]:
-        """The same members for energy by bucket start (Unix seconds) of ``bucket_s`` seconds each."""
+    def of_energy(self, energy_mj: Mapping[int, int], bucket_s: int, qualities: Iterable[str]) -> Mapping[str, object]:
+        """``co2e_g``, ``water_l`` and ``cost`` of energy by bucket start (Unix seconds), ``bucket_s`` seconds each.
+
+        ``qualities`` are those of the energy itself: the weakest is what the figures carry (law 3).
+        """
 
     def grid(self, duration_s: float) -> Mapping[str, object]:
         """The body of ``GET /v1/grid``."""
