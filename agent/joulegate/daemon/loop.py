@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +30,8 @@ KEPT_FIGURES = 50_000
 RETRY_S = 1.0
 BACKLOG_ENTRIES = 200_000
 PROCESSES_EVERY_S = 10.0
+PROCESSES_FIRST_S = 1.0
+"""A source may answer the first question with nothing and look only then."""
 SLOW_EVERY_S = 1.0
 
 FRESH_S = 5.0
@@ -144,6 +146,8 @@ class MeterLoop:
         self.faults = 0
         self.device_ids: frozenset[str] = frozenset()
         self.after_commit: Callable[[], None] | None = None
+        self.metered_pids: Callable[[], Collection[int]] = tuple
+        """Processes whose requests are metered: they are never named as foreign."""
         """Called on the loop's thread once what a commit holds is durable and its senders were told."""
         self._ledger = ledger
         self._ledger_faults = faults
@@ -510,9 +514,13 @@ class MeterLoop:
         suspects = {device for device, meter in self.meter.devices.items() if meter.unattributed_lately}
         if not suspects:
             return states
-        if now_s - self._asked_s >= PROCESSES_EVERY_S:
+        if now_s - self._asked_s >= (PROCESSES_EVERY_S if self._processes else PROCESSES_FIRST_S):
             self._asked_s = now_s
-            self._processes = tuple(self._ask(self.source.processes, ()))
+            nobody: Sequence[GpuProcess] = ()
+            no_pids: Collection[int] = ()
+            found = self._ask(self.source.processes, nobody)
+            metered = self._ask(self.metered_pids, no_pids)
+            self._processes = tuple(process for process in found if process.pid not in metered)
         return {
             device: replace(state, processes=tuple(p for p in self._processes if p.device == device))
             if device in suspects

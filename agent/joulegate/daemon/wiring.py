@@ -155,6 +155,7 @@ class Daemon:
         ingest = SocketIngest(meter_loop)
         socket_server = SocketServer(self._settings.socket.path, ingest, on_lost=ingest.lost)
         ingest.acknowledge = _batched(socket_server)
+        meter_loop.metered_pids = socket_server.peer_pids
         servers.append(socket_server)
         reader = self._reader = LedgerReader(self._settings.state_dir)
         await socket_server.start()

@@ -27,6 +27,7 @@ import json
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ from joulegate.metering.wire import WireFault, end_from_wire, entry_to_wire, spa
 from joulegate.pipelines.visible import Identified
 
 VERSION = 1
+_CREDENTIALS = struct.Struct("3i")
 MAX_LINE_BYTES = 64 * 1024
 SOCKET_MODE = 0o660
 _BACKLOG = 128
@@ -138,6 +140,7 @@ class ServerCounts:
 class _Connection:
     number: int
     writer: asyncio.StreamWriter
+    pid: int
     watched: dict[str, None] = field(default_factory=dict)
 
 
@@ -197,6 +200,10 @@ class SocketServer:
             if self.path.stat().st_ino == self._inode:
                 self.path.unlink()
 
+    def peer_pids(self) -> frozenset[int]:
+        """Processes that are connected now, as the kernel names them; from any thread."""
+        return frozenset(connection.pid for connection in tuple(self._connections.values()))
+
     def acknowledge(self, tickets: Iterable[Ticket]) -> None:
         """Tell the senders that these messages are durable; from any thread, once per commit."""
         self._from_any_thread(self._acknowledge, tuple(tickets))
@@ -246,8 +253,9 @@ class SocketServer:
             loop.add_reader(listener.fileno(), self._accept, loop, listener)
 
     async def _serve(self, accepted: socket.socket, number: int) -> None:
+        pid = _peer_pid(accepted)
         reader, writer = await asyncio.open_unix_connection(sock=accepted, limit=self._limits.line_bytes)
-        connection = self._connections[number] = _Connection(number, writer)
+        connection = self._connections[number] = _Connection(number, writer, pid)
         try:
             await self._converse(connection, reader)
         except _Refusal as refusal:
@@ -389,6 +397,11 @@ class SocketServer:
             del self._watchers[request_id]
         if left and self._on_lost is not None:
             self._on_lost(left)
+
+
+def _peer_pid(accepted: socket.socket) -> int:
+    pid, _, _ = _CREDENTIALS.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(pid)
 
 
 def ranges(numbers: Iterable[int]) -> list[list[int]]:
