@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
 
 from platformdirs import user_state_path
 from pydantic import (
@@ -29,6 +30,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -40,6 +42,7 @@ from pydantic_settings import (
 )
 
 from joulegate.sources.gpu_model import FAULT_KINDS, FaultKind
+from joulegate.throttle.settings import DEFAULT_TIERS, ThrottleSettings, Tier
 
 log = logging.getLogger(__name__)
 
@@ -260,6 +263,104 @@ class GridSettings(Table):
     timeout_s: Number = Field(5.0, ge=0.1, le=60, description="the longest wait in s for an answer, from 0.1 to 60")
 
 
+def _known_zone(value: str) -> str:
+    if value in available_timezones():
+        return value
+    raise ValueError(f"{_shown(value)} is not a time zone{_nearest(value, sorted(available_timezones()))}")
+
+
+def _known_quota(value: str) -> str:
+    from limits import parse_many
+
+    try:
+        windows = parse_many(value)
+    except ValueError:
+        windows = []
+    if not windows:
+        raise ValueError(f"{_shown(value)} is not a quota such as 3/day")
+    return value
+
+
+def _filled(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not 1 <= len(values) <= MAX_TIERS:
+        raise ValueError(f"the list has {len(values)} items")
+    return values
+
+
+ZoneName = Annotated[str, AfterValidator(_known_zone)]
+MAX_TIERS = 32
+
+
+class TierSettings(Table):
+    """One class of callers; tiers stand in the order of their priority."""
+
+    name: str = Field(min_length=1, max_length=100, description="the tier's name, such as free")
+    floor: Number = Field(0.0, ge=0, le=1, description="the share of capacity that the tier keeps, from 0 to 1")
+    quota: Annotated[str, AfterValidator(_known_quota)] | None = Field(
+        None, description="what a tenant may start, such as 3/day"
+    )
+    tenant_day_min: Whole | None = Field(None, ge=0, description="the fewest images a day that a tenant gets")
+    tenant_day_max: Whole | None = Field(None, ge=0, description="the most images a day that a tenant gets")
+    deferrable: bool = Field(False, description="true where the tier's work may wait for a cleaner grid")
+    defer_max_s: Number = Field(3600.0, ge=0, le=604_800, description="the longest wait in s, from 0 to 604800")
+
+
+class TenantSettings(Table):
+    """What is known of a tenant."""
+
+    name: str = Field(min_length=1, max_length=256, description="the tenant's name")
+    zone: ZoneName = Field("UTC", description="the time zone in which the tenant's day begins")
+    tier: str | None = Field(None, description="the tenant's tier, where the caller does not say")
+
+
+class ThrottleTable(Table):
+    """How much may come next, for whom, and who counts it."""
+
+    actuators: Annotated[tuple[Literal["rate", "power_cap"], ...], AfterValidator(_filled)] = Field(
+        ("rate", "power_cap"), description='["rate", "power_cap"], or ["rate"] where nobody sets caps'
+    )
+    tiers: Annotated[tuple[TierSettings, ...], AfterValidator(_filled)] = Field(
+        tuple(TierSettings(name=tier.name, floor=tier.floor) for tier in DEFAULT_TIERS),
+        description=f"1 to {MAX_TIERS} tiers in the order of their priority",
+    )
+    margin_c: Number = Field(2.0, ge=0, le=30, description="kelvins kept under the operating limit, from 0 to 30")
+    rate_margin_c: Number = Field(3.0, ge=0, le=30, description="kelvins more where no cap may be set, from 0 to 30")
+    host_power_limit_w: Number | None = Field(None, gt=0, description="the power in W that all devices may draw")
+    quota_storage: str = Field(
+        "memory",
+        pattern=r"^(memory|rediss?://\S+)$",
+        description="memory, or redis://HOST:PORT/DB for all hosts",
+    )
+    zone: ZoneName = Field("UTC", description="the time zone in which a day of quota or budget begins")
+    tenants: tuple[TenantSettings, ...] = Field((), description="tenants with a zone or tier of their own")
+    deny_status: Literal[403, 429, 503] = Field(429, description="403, 429 or 503: how authz says no")
+    budget_kwh: Number | None = Field(None, gt=0, description="the energy in kWh for each budget period")
+    budget_co2e_kg: Number | None = Field(None, gt=0, description="the CO2e in kg for each budget period")
+    budget_period: Literal["hour", "day", "month"] = Field("day", description="hour, day or month")
+    decisions_mb: Whole = Field(256, ge=1, le=1_000_000, description="the disk in MB that decisions may take, from 1")
+    control_token: SecretStr | None = Field(None, description="the token that a reporter of queues must show")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ThrottleTable:
+        names = [tier.name for tier in self.tiers]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"tier {_shown(name)} is named twice")
+        if sum(tier.floor for tier in self.tiers) > 1:
+            raise ValueError("the tiers' floors together are more than 1")
+        return self
+
+    def pure(self) -> ThrottleSettings:
+        """What the recommender takes."""
+        return ThrottleSettings(
+            tiers=tuple(Tier(**tier.model_dump()) for tier in self.tiers),
+            actuators=tuple(self.actuators),
+            margin_c=self.margin_c,
+            rate_margin_c=self.rate_margin_c,
+            host_power_limit_w=self.host_power_limit_w,
+        )
+
+
 class Settings(BaseSettings):
     """Everything that can be set, frozen. ``load_settings`` builds it; built directly it reads no file or variable."""
 
@@ -275,6 +376,7 @@ class Settings(BaseSettings):
     twin: TwinSettings = TwinSettings()
     site: SiteSettings = SiteSettings()
     grid: GridSettings = GridSettings()
+    throttle: ThrottleTable = ThrottleTable()
 
     @field_validator("source")
     @classmethod
@@ -523,9 +625,27 @@ def _fault_line(detail: ErrorDetails, origins: Mapping[KeyPath, str], config_fil
     where += ": " if where.startswith(("environment", "option")) else f" {key}: "
     if detail["type"] == "extra_forbidden":
         return where + _unknown_key(named, detail["input"])
-    field = next((field for path, field in _leaves(Settings) if path == named), None)
+    field = _field(named)
     advice = f"give {field.description}" if field else f"write a table [{key}] with its keys below it"
     return where + f"{_what(detail)}; {advice}"
+
+
+def _field(named: KeyPath) -> Any:
+    """The setting of that name, also inside the tables of a list; ``None`` where there is none."""
+    model: type[BaseModel] = Settings
+    field = None
+    for name in named:
+        field = model.model_fields.get(name)
+        if field is None:
+            return None
+        model = _table_of(field.annotation) or BaseModel
+    return None if field is not None and model is field.annotation else field
+
+
+def _table_of(kind: Any) -> type[BaseModel] | None:
+    """The table that a setting holds, or a list of which it holds."""
+    kinds = [kind, *(part for part in getattr(kind, "__args__", ()))]
+    return next((part for part in kinds if isinstance(part, type) and issubclass(part, BaseModel)), None)
 
 
 def _unknown_key(named: KeyPath, value: object) -> str:
@@ -534,6 +654,9 @@ def _unknown_key(named: KeyPath, value: object) -> str:
     if isinstance(value, dict):
         hint = _nearest(named[-1], tables)
         return f"unknown table{hint or '; known are ' + ', '.join(tables)}"
+    listed = _table_of(_field(named[:-1]).annotation) if _field(named[:-1]) else None
+    if listed is not None:
+        known = [".".join((*named[:-1], name)) for name in listed.model_fields]
     siblings = [name for name in known if name.startswith(".".join(named[:-1]) + ".")]
     last = {name.rsplit(".", 1)[-1]: name for name in [*known, *siblings]}
     close = difflib.get_close_matches(named[-1], [*last], n=1, cutoff=NEAR)
@@ -590,9 +713,11 @@ def _rendered(model: BaseModel) -> list[str]:
 
 def _toml_value(value: object) -> str:
     if isinstance(value, BaseModel):
-        return f"{{{', '.join(f'{name} = {_toml_value(item)}' for name, item in value)}}}"
+        return f"{{{', '.join(f'{name} = {_toml_value(item)}' for name, item in value if item is not None)}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
     # JSON strings are TOML strings but for DEL, which TOML wants escaped and JSON leaves alone.

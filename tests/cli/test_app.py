@@ -239,7 +239,7 @@ def test_places(environ: dict[str, str], state_dir: str | None, socket: str):
 
 def test_all_faults_at_once(tmp_path: Path):
     """Every fault of file, environment and flags is one line: where, key, what, what to do."""
-    toml = '[http]\nport = true\nprot = 3\n[metering]\nlag_ms = "x"\n[throttle]\nx = 1\n[twin]\nfaults = [1]\n'
+    toml = '[http]\nport = true\nprot = 3\n[metering]\nlag_ms = "x"\n[reports]\nx = 1\n[twin]\nfaults = [1]\n'
     lines = faults_of(tmp_path, toml, {"JOULEGATE_METERING__POLL_S": "nan"}, **{"twin.gpus": 99, "source": "nvlm"})
     port = "give a TCP port from 0 to 65535 (0 takes any free one)"
     assert lines == (
@@ -249,7 +249,7 @@ def test_all_faults_at_once(tmp_path: Path):
             'joulegate.toml:5 metering.lag_ms: "x" is not a number; '
             'give "auto" (learned per device) or the lateness of the energy counter in ms, from 0 to 2000'
         ),
-        "joulegate.toml:6 throttle: unknown table; known are grid, http, metering, site, socket, twin",
+        "joulegate.toml:6 reports: unknown table; known are grid, http, metering, site, socket, throttle, twin",
         (
             "joulegate.toml:9 twin.faults[0]: 1 is not text in quotes; "
             "give a list of faults such as lost@30+10:twin-0, which is kind, seconds from the start, how long (else "

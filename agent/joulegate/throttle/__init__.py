@@ -1,0 +1,1 @@
+"""What the hardware, the budgets and the grid can take next: pure, and given the time."""
