@@ -2,13 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP = @$(PYTHON) tools/bootstrap.py
-CHECKED := agent tests tools benchmarks
+CHECKED := agent tests tools benchmarks dashboards
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck bench lock clean
+.PHONY: help demo test lint typecheck bench bench-throttle lock clean
 
 help:  ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
 
 demo:  ## Generate images and say what each cost in joules
 	$(SETUP) demo
@@ -36,6 +36,10 @@ bench:  ## Run the benchmarks, one after the other; fails at the end if one miss
 	@status=0; for file in benchmarks/*.py; do \
 	  echo "== $$file"; PYTHONPATH=. $(BIN)/python "$$file" || status=1; \
 	done; exit $$status
+
+bench-throttle:  ## Judge the throttle adviser in a closed loop with simulated GPUs; SEEDS="11 12 13" FAMILIES=tuned|held_out|all
+	$(SETUP) test
+	@PYTHONPATH=. $(BIN)/python -m benchmarks.throttle --seeds $(or $(SEEDS),11 12 13) --families $(or $(FAMILIES),all)
 
 lock:  ## Pin what is installed in .venv into requirements/
 	@$(BIN)/python tools/lock.py

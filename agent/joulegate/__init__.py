@@ -7,6 +7,9 @@ with meter.request("sdxl", images=4, steps=30, width=1024, height=1024) as r:
 r.energy_j, r.uncertainty_j, r.quality
 
 pipe = joulegate.wrap(pipe)
+
+gate = joulegate.gate()
+gate.check(tier="free", tenant="acme")                         # raises joulegate.Throttled when it may not run now
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from joulegate.pipelines.gate import Gate
+    from joulegate.pipelines.gate_decision import Throttled as Throttled
     from joulegate.pipelines.meter import Meter
 
-__all__ = ["connect", "estimate", "wrap"]
+__all__ = ["Throttled", "connect", "estimate", "gate", "wrap"]
 
 _P = TypeVar("_P")
 _lock = threading.Lock()
@@ -68,6 +73,27 @@ def estimate(model: str, gpu: str, **work: Any) -> dict[str, Any]:
     from joulegate.metering.prior import estimate as before_it_runs
 
     return estimate_here(before_it_runs(model, gpu, **work), load(environ=os.environ).settings)
+
+
+def gate(url: str | None = None, **options: Any) -> Gate:
+    """The throttle gate of this process: asks the agent at ``url``, else ``$JOULEGATE_URL``, else this host's.
+
+    ``options`` are those of ``Gate``: ``tier``, ``tenant``, ``timeout_s``, ``mode`` ("enforce" or "shadow"),
+    ``paid_open``, ``floor_images_per_minute``, ``share``. It never raises for lack of an agent.
+    """
+    from joulegate.pipelines.gate import Gate
+
+    return Gate(url, **options)
+
+
+if not TYPE_CHECKING:  # for a type checker, every name would exist
+
+    def __getattr__(name: str) -> Any:
+        if name == "Throttled":
+            from joulegate.pipelines.gate_decision import Throttled
+
+            return Throttled
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _default_meter() -> Meter:

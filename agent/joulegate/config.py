@@ -154,6 +154,9 @@ class HttpSettings(Table):
     """Where the daemon listens."""
 
     host: str = Field("127.0.0.1", min_length=1, description="an address or host name to listen on")
+    hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)] = Field(
+        (), description='a list of more names under which an agent on loopback answers, such as its gateway, or ["*"]'
+    )
     port: Whole = Field(9288, ge=0, le=65535, description="a TCP port from 0 to 65535 (0 takes any free one)")
 
 
@@ -324,7 +327,7 @@ class ThrottleTable(Table):
         description=f"1 to {MAX_TIERS} tiers in the order of their priority",
     )
     margin_c: Number = Field(2.0, ge=0, le=30, description="kelvins kept under the operating limit, from 0 to 30")
-    rate_margin_c: Number = Field(3.0, ge=0, le=30, description="kelvins more where no cap may be set, from 0 to 30")
+    rate_margin_c: Number = Field(2.0, ge=0, le=30, description="kelvins more where no cap may be set, from 0 to 30")
     host_power_limit_w: Number | None = Field(None, gt=0, description="the power in W that all devices may draw")
     quota_storage: str = Field(
         "memory",

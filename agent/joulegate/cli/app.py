@@ -38,6 +38,11 @@ class Listed:
 
 
 COMMANDS: Mapping[str, Listed] = {
+    "advise": Listed(
+        "joulegate.cli.advise",
+        "Say what load comes next: observations in, recommendations out, in virtual time.",
+        "joulegate advise --config advise.toml < observations.jsonl > recommendations.jsonl",
+    ),
     "attribute": Listed(
         "joulegate.cli.attribute",
         "Give each request of a recorded log its joules.",

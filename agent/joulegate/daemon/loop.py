@@ -122,7 +122,8 @@ class _Written:
 class MeterLoop:
     """Runs the meter. ``step`` is one turn with the time given; ``start`` runs it in a thread of its own.
 
-    ``publish`` gets the entries of each turn, provisional and final, after the commit. What goes wrong in a turn and
+    ``began`` gets each span that is new, ``publish`` the entries of each turn, provisional and final, after the commit;
+    both are called on the loop's thread. What goes wrong in a turn and
     was not foreseen is counted in ``faults``, shown in the snapshot's ledger error for a minute, and never ends the
     thread; a turn that fails whole leaves the snapshot to grow old, which is what ``/healthz`` looks at.
     """
@@ -135,6 +136,7 @@ class MeterLoop:
         *,
         faults: tuple[type[Exception], ...] = (),
         publish: Callable[[Sequence[RequestEntry]], None] | None = None,
+        began: Callable[[Span], None] | None = None,
         tick_s: float = TICK_S,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -152,6 +154,7 @@ class MeterLoop:
         self._ledger = ledger
         self._ledger_faults = faults
         self._publish = publish
+        self._tell_began = began
         self._tick_s = tick_s
         self._clock = clock
         self._wall_clock = wall_clock
@@ -379,6 +382,9 @@ class MeterLoop:
         if new and not known and taken is not None:
             written.opened.append(taken)
             self._tell_load(taken, started=True, now_s=now_s)
+            if self._tell_began is not None:
+                tell = self._tell_began
+                self._ask(lambda: tell(taken), None)
         if new:
             self._closed(taken, now_s, written)
         return new

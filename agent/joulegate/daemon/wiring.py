@@ -13,12 +13,13 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from joulegate.config import Settings
+from joulegate.daemon.advising import Advising
 from joulegate.daemon.choice import Chosen, open_source
 from joulegate.daemon.ingest import HttpIngest, LocalSink, SocketIngest
 from joulegate.daemon.loop import MeterLoop
 from joulegate.daemon.site import Carbon, local_views
 from joulegate.http.app import create_app
-from joulegate.http.parts import Parts
+from joulegate.http.parts import Parts, ThrottleParts
 from joulegate.http.server import bind, new_event_loop, serve
 from joulegate.metering.entry import RequestEntry, Status
 from joulegate.metering.host_meter import HostMeter, Options
@@ -145,38 +146,56 @@ class Daemon:
         servers: list[SocketServer] = []
 
         def publish(entries: Sequence[RequestEntry]) -> None:
+            advising.finished(entries)
             seen = carbon.views.with_co2e(entries)
             for server in servers:
                 server.publish(seen)
 
+        reader = self._reader = LedgerReader(self._settings.state_dir)
+        advising = Advising(
+            self._settings,
+            snapshot=lambda: meter_loop.snapshot,
+            grid=lambda: carbon.monitor.state,
+            views=carbon.views,
+            ledger=reader,
+            version=version(),
+        )
         meter_loop = MeterLoop(
-            chosen.source, host_meter(self._settings), ledger, faults=(LedgerFault,), publish=publish
+            chosen.source,
+            host_meter(self._settings),
+            ledger,
+            faults=(LedgerFault,),
+            publish=publish,
+            began=advising.began,
         )
         ingest = SocketIngest(meter_loop)
         socket_server = SocketServer(self._settings.socket.path, ingest, on_lost=ingest.lost)
         ingest.acknowledge = _batched(socket_server)
         meter_loop.metered_pids = socket_server.peer_pids
         servers.append(socket_server)
-        reader = self._reader = LedgerReader(self._settings.state_dir)
         await socket_server.start()
         meter_loop.start()
         carbon.start()
+        advising.start()
         try:
             await serve(
-                create_app(self._parts(meter_loop, reader, carbon)),
+                create_app(self._parts(meter_loop, reader, carbon, advising.parts(stop))),
                 self._settings.http.host,
                 self._settings.http.port,
                 stop=stop,
                 ready=lambda port: self._announce(chosen, port),
             )
         finally:
+            await advising.stop()
             await socket_server.close()
             await asyncio.to_thread(meter_loop.stop)
             await asyncio.to_thread(carbon.stop)
             reader.close()
 
-    def _parts(self, meter_loop: MeterLoop, reader: LedgerReader, carbon: Carbon) -> Parts:
-        hosts = (*LOOPBACK_NAMES, self._settings.http.host) if _is_loopback(self._settings.http.host) else ()
+    def _parts(self, meter_loop: MeterLoop, reader: LedgerReader, carbon: Carbon, throttle: ThrottleParts) -> Parts:
+        http = self._settings.http
+        guarded = _is_loopback(http.host) and "*" not in http.hosts
+        hosts = (*LOOPBACK_NAMES, http.host, *(name.lower() for name in http.hosts)) if guarded else ()
         return Parts(
             snapshots=SnapshotOf(meter_loop),
             ledger=reader,
@@ -184,6 +203,7 @@ class Daemon:
             ledger_fault=LedgerFault,
             grid=carbon,
             carbon=carbon.views,
+            throttle=throttle,
             hosts=hosts,
             version=version(),
         )

@@ -6,7 +6,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.types import Receive, Scope, Send
 
 from joulegate.http.carbon import CarbonCollector, carbon_routes
 from joulegate.http.devices import device_routes
@@ -15,11 +17,16 @@ from joulegate.http.envelope import Envelope
 from joulegate.http.health import health_routes
 from joulegate.http.index import index_page
 from joulegate.http.metrics import Exposition, SnapshotCollector
-from joulegate.http.parts import Parts
+from joulegate.http.parts import Parts, ThrottleParts
 from joulegate.http.problems import ProblemBody, documented, install
 from joulegate.http.requests import request_routes
 from joulegate.http.schemas import SpanPostBody
 from joulegate.http.spans import span_routes
+from joulegate.http.throttle_authz import Gatekeeper
+from joulegate.http.throttle_lane import Lane
+from joulegate.http.throttle_pages import Desk
+from joulegate.http.throttle_routes import throttle_routes
+from joulegate.http.throttle_schemas import DecideBody, QueueReportBody
 
 _METRIC_TYPES: dict[str, Any] = {
     "text/plain": {"schema": {"type": "string"}},
@@ -29,14 +36,25 @@ _SUMMARY = "Joules per image: devices now, requests, energy, and the spans of pi
 
 
 class Application(FastAPI):
-    """FastAPI whose OpenAPI document also has the shapes that routes name by reference."""
+    """FastAPI with a fast lane, whose OpenAPI document also has the shapes that routes name by reference."""
+
+    lane: Lane | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer from the lane what it takes, and everything else from the framework."""
+        lane = self.lane
+        if lane is None or scope["type"] != "http" or not await lane.serve(scope, receive, send):
+            await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The document, built once."""
         if self.openapi_schema is None:
             document = super().openapi()
+            taken: list[type[BaseModel]] = [SpanPostBody]
+            if self.lane is not None:
+                taken += [DecideBody, QueueReportBody]
             _, shapes = models_json_schema(
-                [(ProblemBody, "serialization"), (SpanPostBody, "validation")],
+                [(ProblemBody, "serialization"), *[(shape, "validation") for shape in taken]],
                 ref_template="#/components/schemas/{model}",
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(shapes["$defs"])
@@ -58,11 +76,19 @@ def create_app(parts: Parts) -> FastAPI:
         app.include_router(routes(parts))
     if parts.carbon is not None:
         app.include_router(carbon_routes(parts.carbon))
+    if parts.throttle is not None:
+        _add_throttle(app, parts, parts.throttle)
     _add_metrics(app, parts)
     _add_index(app, parts)
     install(app)
     app.add_middleware(Envelope, hosts=parts.hosts, faults=parts.faults)
     return app
+
+
+def _add_throttle(app: Application, parts: Parts, throttle: ThrottleParts) -> None:
+    desk, gatekeeper = Desk(throttle.reader), Gatekeeper(throttle.decider, throttle.deny_status)
+    app.include_router(throttle_routes(throttle, desk, gatekeeper))
+    app.lane = Lane(desk, gatekeeper, parts)
 
 
 def _add_metrics(app: FastAPI, parts: Parts) -> None:
@@ -98,4 +124,6 @@ def _add_index(app: FastAPI, parts: Parts) -> None:
         if snapshot is not None:
             qualities = ", ".join(sorted({device.quality.value for device in snapshot.devices.values()}))
             state = f"{len(snapshot.devices)} device(s) from source {snapshot.source}: {qualities or 'none'}."
-        return HTMLResponse(index_page(parts.version, state, carbon=parts.carbon is not None))
+        return HTMLResponse(
+            index_page(parts.version, state, carbon=parts.carbon is not None, throttle=parts.throttle is not None)
+        )

@@ -57,6 +57,8 @@ def readiness(parts: Parts) -> ReadinessBody:
         states = {"sensors": _sensors(parts, snapshot), "ledger": _ledger(snapshot.agent)}
     lines = [_line(name, state, required=True) for name, state in states.items()]
     lines += [_line("sinks", _status(parts.sinks), required=False), _line("grid", _status(parts.grid), required=False)]
+    if parts.throttle is not None:
+        lines.append(_line("throttle", _status(parts.throttle.status), required=False))
     return ReadinessBody(ready=all(line.ok for line in lines if line.required), parts=lines)
 
 

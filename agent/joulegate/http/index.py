@@ -11,6 +11,9 @@ _ENDPOINTS = (
     ("/v1/energy?by=model,tier", "the same by model and tier"),
     ("/v1/grid", "carbon intensity of the grid now and ahead, and the best window for work that can wait"),
     ("/v1/estimate?model=FLUX.1-dev&gpu=H100", "joules and CO2e that a request would take"),
+    ("/v1/throttle", "what hardware, budgets and grid can take next, and why; /v1/throttle/stream sends each change"),
+    ("/v1/throttle/scale", "the same as flat numbers for autoscalers"),
+    ("/v1/throttle/decisions", "the audit trail of the recommendations"),
     ("/metrics", "Prometheus text, or OpenMetrics where it is asked for"),
     ("/healthz", "does the agent's loop turn"),
     ("/readyz", "how sensors, ledger, sinks and grid do"),
@@ -43,8 +46,9 @@ dd {{ margin-left: 1.5rem }}
 """
 
 
-def index_page(version: str, state: str, *, carbon: bool) -> str:
-    """The page, with one line on what is metered; ``carbon`` tells whether the views on energy are served."""
-    shown = [(escape(path), text) for path, text in _ENDPOINTS if carbon or path not in _CARBON]
+def index_page(version: str, state: str, *, carbon: bool, throttle: bool) -> str:
+    """The page, with one line on what is metered; ``carbon`` and ``throttle`` tell whether those paths are served."""
+    hidden = ("/v1/throttle",) * (not throttle) + _CARBON * (not carbon)
+    shown = [(escape(path), text) for path, text in _ENDPOINTS if not path.startswith(hidden)]
     rows = "\n".join(f'<dt><a href="{path}">{path}</a></dt><dd>{text}</dd>' for path, text in shown)
     return _PAGE.format(version=escape(version), state=escape(state), rows=rows)

@@ -144,7 +144,7 @@ def _check_type(request: Request) -> None:
 async def _read(request: Request) -> bytes:
     """The whole body; stops reading where it grows too large, whatever Content-Length said."""
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced[:20]) > MAX_BODY_BYTES:
+    if announced.isdecimal() and int(announced[:20]) > MAX_BODY_BYTES:
         raise _too_large()
     body = bytearray()
     async for chunk in request.stream():

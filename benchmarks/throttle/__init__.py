@@ -1,0 +1,1 @@
+"""The throttle adviser judged in a closed loop: a simulated host, baselines, an oracle and the bars."""
