@@ -263,7 +263,8 @@ def _caps(said: Json, settings: ThrottleSettings, limits: Mapping[str, tuple[flo
         least, greatest = limits.get(name, (None, None))
         assert name in limits, f"a cap for {name}, which nobody listed"
         assert cap is None or (number(cap) and cap >= 0)
-        if cap is not None and greatest is not None and (least is None or least <= greatest):
+        # Under a watt nothing is a board's limit: such a value is taken as null.
+        if cap is not None and greatest is not None and greatest >= 1.0 and (least is None or least <= greatest):
             assert cap <= greatest * (1 + ROUNDING), (name, cap, greatest)
             assert cap >= (least or 0.0) * (1 - ROUNDING), (name, cap, least)
 

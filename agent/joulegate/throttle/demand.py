@@ -17,13 +17,15 @@ FED_UNITS = 1.0
 FED_SHARE = 0.6
 GAIN = 0.05
 STEEP, STEEP_FROM = 0.2, 2.0
+UNTOLD_FACTOR = 1.0 - GAIN
 HUNGER, HUNGRY_BELOW = 0.4, 0.25
 FACTOR_MIN, FACTOR_MAX = 0.3, 1.15
-LONG_S = 8.0
+LONG_S = 12.0
 LONG_TIMES_FED = 3.0
 ENTER, LEAVE = 1.03, 0.92
 STARVED_S = 6.0
 PRESSED_S = 3.0
+FLOODED_TIMES_FED = 2.0
 STANDING_S = 4.0
 """A peak is no standing delay (CoDel, RFC 8289)."""
 
@@ -119,7 +121,8 @@ class Demand:
         else:
             pressed = self.wait_s >= self.fed_s and self.total > ENTER * rate_per_s
         self.pressed_s = self.pressed_s + dt_s if pressed else 0.0
-        return self.pressed_s >= PRESSED_S
+        flooded = pressed and self.wait_s is not None and self.wait_s >= FLOODED_TIMES_FED * self.fed_s
+        return flooded or self.pressed_s >= PRESSED_S
 
     @property
     def long_s(self) -> float:
@@ -148,7 +151,8 @@ class Demand:
         It is proportional, since thresholds made most of the turns in trials (notes/throttle.md, 4.4).
         """
         if self.wait_s is None:
-            return 1.0
+            # Over what can be served, something waits also where nobody tells how much.
+            return UNTOLD_FACTOR if self.over else 1.0
         fed = self.wait_s / self.fed_s
         highest = 1.0 if self.tight else FACTOR_MAX
         hungry = HUNGER * max(0.0, HUNGRY_BELOW - fed)

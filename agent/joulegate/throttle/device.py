@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from joulegate.throttle.observation import DeviceObservation
 from joulegate.throttle.settings import ThrottleSettings
 from joulegate.throttle.thermal import ThermalModel
+from joulegate.throttle.work import saturated_from
 
 FALLBACK_OPERATING_C = 83.0
 """Where a device names no limit: the lowest of today's data-centre boards; the recommendation says so."""
@@ -23,6 +24,9 @@ RISE_PER_S = 8.0 / 700.0 / 5.0
 """Slow up: 8 W in 5 s of 700 W. It must exceed the dead band, or a ceiling could never climb back."""
 
 DEAD_BAND = 5.0 / 700.0
+TRIFLE, TRIFLE_S = 0.05, 6.0
+CALM_K = 0.2
+OVER_FROM_K, OVER_PER_K = 0.5, 0.06
 DECAY_PER_S = 0.03 / 5.0
 THERMAL_MEMORY_S = 30.0
 THERMAL_EXTRA_C = 1.0
@@ -32,8 +36,8 @@ GONE_MODEL_S = 600.0
 PATIENCE_S = 5.0
 """So long a first power is waited for before a temperature is explained by the highest one."""
 
-FULLY_BUSY = 0.98
 DRAW_S = 20.0
+UNDER_CAP = 0.95
 NOT_FOLLOWED = 1.08
 NOT_FOLLOWED_S = 20.0
 THERMAL_EVENTS = frozenset({"sw_thermal", "hw_thermal", "hw_slowdown"})
@@ -42,10 +46,11 @@ HARD_EVENTS = frozenset({"hw_slowdown", "hw_thermal", "hw_power_brake"})
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """The largest power (W) that one constraint allows a device; ``horizon_s`` is when it would be met."""
+    """The largest power (W) that one constraint allows a device, when it would be met, and how far a cap may rise."""
 
     power_w: float
     horizon_s: float
+    rise_w: float
 
 
 @dataclass(slots=True)
@@ -87,8 +92,11 @@ class DeviceTrack:
     not_followed_s: float = 0.0
     simulated: bool = False
 
-    def see(self, seen: DeviceObservation, t: float, dt_s: float) -> None:
-        """Take what one line says of this device, ``dt_s`` after the line before (0 on the first)."""
+    def see(self, seen: DeviceObservation, t: float, dt_s: float, *, queued: bool | None) -> None:
+        """Take what one line says of this device, ``dt_s`` after the line before (0 on the first).
+
+        ``queued`` tells whether work was waiting for it, where that is told.
+        """
         if not self.up:
             self.up, self.since_t, self.moved_t, self.temperature_t = True, t, t, t
         self.seen_t = t
@@ -111,13 +119,15 @@ class DeviceTrack:
             time = {"t": t, "dt_s": dt_s, "power_w": power_w}
             self.core = _learned(self.core, self.max_w, seen.temperature_c, **time)
             self.memory = _learned(self.memory, self.max_w, seen.memory_temperature_c, **time)
-        self._draw(dt_s)
+        self._draw(dt_s, queued=queued)
         if seen.utilization is not None and seen.utilization < 0.05 and self.power_w:
             self.idle_w = self.power_w if self.idle_w is None else min(self.idle_w, self.power_w)
 
-    def _draw(self, dt_s: float) -> None:
+    def _draw(self, dt_s: float, *, queued: bool | None) -> None:
         """Learn what the work draws at full clock, up at once and down slowly."""
-        if self.cap_w is not None or self.power_w is None or (self.utilization or 0.0) < FULLY_BUSY:
+        if self.power_w is None or (self.utilization or 0.0) < saturated_from(queued=queued):
+            return
+        if self.cap_w is not None and self.power_w > UNDER_CAP * self.cap_w:
             return
         before_w = self.max_w if self.draw_w is None else self.draw_w
         weight = 1.0 if self.power_w > before_w else 1.0 - math.exp(-dt_s / DRAW_S)
@@ -167,6 +177,11 @@ class DeviceTrack:
         return self.max_w if self.ceiling_w is None else self.ceiling_w
 
     @property
+    def told_cap_w(self) -> float:
+        """The published cap (W), to a tenth and within the device's range."""
+        return min(max(round(self.max_w if self.cap_w is None else self.cap_w, 1), self.min_w), self.max_w)
+
+    @property
     def full_w(self) -> float:
         """The power of a busy device without our ceiling: what it drew so, or an operator's lower limit."""
         full_w = self.max_w if self.draw_w is None else min(self.max_w, self.draw_w)
@@ -199,14 +214,26 @@ class DeviceTrack:
         if self.slowdown_c is not None:
             target_c = min(target_c, self.slowdown_c - SLOWDOWN_MARGIN_C - margin_c)
         if self.core is not None:
-            target_c -= MISFIT_WEIGHT * max(0.0, self.core.misfit_k - 0.4)
+            target_c -= MISFIT_WEIGHT * max(0.0, self.core.misfit_k - 0.4) + max(0.0, self.core.bias_k - 0.2)
         if self.thermal_t is not None and t - self.thermal_t <= THERMAL_MEMORY_S:
             target_c -= THERMAL_EXTRA_C
         return target_c
 
     def thermal(self, t: float, settings: ThrottleSettings, image_s: float | None) -> Ceiling | None:
-        """The ceiling of the core's temperature; ``image_s`` is how long an image keeps the device busy."""
-        return None if self.core is None else self._ceiling(self.core, self.target_c(t, settings), settings, image_s)
+        """The ceiling of the core's temperature; ``image_s`` is how long an image keeps the device busy.
+
+        Where temperatures do not do what was foreseen, a sensor over the target outranks the model: less must be drawn
+        than was.
+        """
+        if self.core is None:
+            return None
+        target_c = self.target_c(t, settings)
+        ceiling = self._ceiling(self.core, target_c, settings, image_s)
+        over_k = -math.inf if self.temperature_c is None else self.temperature_c - target_c
+        if over_k <= OVER_FROM_K or self.calm:
+            return ceiling
+        less_w = self.mean_w * (1.0 - OVER_PER_K * over_k)
+        return Ceiling(min(ceiling.power_w, less_w), ceiling.horizon_s, min(ceiling.rise_w, less_w))
 
     def memory_thermal(self, settings: ThrottleSettings, image_s: float | None) -> Ceiling | None:
         """The ceiling of the memory's temperature, where device and limit are known."""
@@ -215,22 +242,33 @@ class DeviceTrack:
         target_c = self.memory_operating_c - settings.margin_c - MISFIT_WEIGHT * max(0.0, self.memory.misfit_k - 0.4)
         return self._ceiling(self.memory, target_c, settings, image_s)
 
+    @property
+    def calm(self) -> bool:
+        """Whether temperatures do what was foreseen."""
+        return self.core is None or (self.core.bias_k < CALM_K and self.core.drift_k_per_s() <= 0.0)
+
     def _ceiling(
         self, model: ThermalModel, target_c: float, settings: ThrottleSettings, image_s: float | None
     ) -> Ceiling:
-        if settings.sets_power and self.followed:
+        if settings.sets_power and self.obeys:
             return Ceiling(*model.sustainable_w(target_c, self.mean_w, settings.act_after_s))
         idle_w, full_w = self.floor_w, self.full_w
         powers_w = (self.mean_w, idle_w, full_w)
         duty, horizon_s = model.sustainable_duty(target_c, powers_w, image_s, settings.act_after_s)
-        return Ceiling(math.inf if duty >= 1.0 else idle_w + duty * (full_w - idle_w), horizon_s)
+        allowed_w = math.inf if duty >= 1.0 else idle_w + duty * (full_w - idle_w)
+        return Ceiling(allowed_w, horizon_s, allowed_w)
 
-    def set_ceiling(self, wanted_w: float, dt_s: float, *, may_rise: bool) -> None:
-        """Move the ceiling: down at once, up slowly, and what is published only past a dead band."""
-        wanted_w = min(wanted_w, self.max_w)
+    def set_ceiling(self, wanted_w: float, dt_s: float, *, rise_w: float, calm: bool = False) -> None:
+        """Move the ceiling: down at once, up slowly to ``rise_w``, and what is published only past a dead band.
+
+        A trifle less is followed within seconds where all is ``calm``: sensors that show whole degrees ask for it at
+        every step.
+        """
         before_w = self.planned_w
-        if wanted_w > before_w:
-            wanted_w = min(wanted_w, before_w + RISE_PER_S * self.max_w * dt_s) if may_rise else before_w
+        if calm and 0.0 < before_w - wanted_w < TRIFLE * self.max_w:
+            wanted_w = before_w + (wanted_w - before_w) * (1.0 - math.exp(-dt_s / TRIFLE_S))
+        highest_w = max(before_w, min(rise_w, self.max_w, before_w + RISE_PER_S * self.max_w * dt_s))
+        wanted_w = min(wanted_w, highest_w)
         self.ceiling_w = None if wanted_w >= self.max_w else wanted_w
         published_w = self.max_w if self.cap_w is None else self.cap_w
         if self.ceiling_w is None:
@@ -242,7 +280,7 @@ class DeviceTrack:
         """Tighten without telemetry: 3 % in 5 s down to the floor."""
         before_w = self.planned_w
         wanted_w = max(before_w * math.exp(-DECAY_PER_S * dt_s), min(before_w, floor_w))
-        self.set_ceiling(wanted_w, dt_s, may_rise=False)
+        self.set_ceiling(wanted_w, dt_s, rise_w=before_w)
 
     def check_followed(self, dt_s: float) -> None:
         """Count how long the device has drawn more than a cap that should act by now."""
@@ -253,6 +291,11 @@ class DeviceTrack:
     def followed(self) -> bool:
         """Whether the published caps act."""
         return self.not_followed_s < NOT_FOLLOWED_S
+
+    @property
+    def obeys(self) -> bool:
+        """Whether a cap can be named and acts."""
+        return self.limits_known and self.followed
 
 
 def _learned(

@@ -30,12 +30,13 @@ class Judgement:
     short: bool
 
 
-def judge(t: float, plan: HostPlan, memory: Memory, settings: ThrottleSettings) -> Judgement:
-    """What rules now."""
+def judge(t: float, plan: HostPlan, memory: Memory, settings: ThrottleSettings, *, held: bool) -> Judgement:
+    """What rules now; ``held`` tells whether a tier is."""
+    short = memory.short or held
     ruling = _ruling(plan)
-    binding = _binding(plan, short=memory.short)
+    binding = _binding(plan, short=short)
     state = _state(t, plan, binding, settings)
-    return Judgement(state, binding, _confidence(plan, memory.rate), ruling, memory.short)
+    return Judgement(state, binding, _confidence(plan, memory.rate), ruling, short)
 
 
 def _loss(device: DevicePlan) -> float:

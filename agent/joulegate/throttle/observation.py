@@ -160,12 +160,10 @@ class _Reader:
             return None
         if len(value) > MAX_TIERS_SEEN:
             self._note(f"{name} has more than {MAX_TIERS_SEEN} members; the rest is taken as null")
-        found: dict[str, float] = {}
-        for tier in list(value)[:MAX_TIERS_SEEN]:
-            count = self.number(value, tier, f"{name}.", low=0.0)
-            if count is not None:
-                found[str(tier)] = count
-        return found
+        found = {tier: self.number(value, tier, f"{name}.", low=0.0) for tier in list(value)[:MAX_TIERS_SEEN]}
+        # A sum of which one part is not known is not known.
+        told = {str(tier): count for tier, count in found.items() if count is not None}
+        return told if len(told) == len(found) else None
 
     def devices(self, raw: object) -> tuple[DeviceObservation, ...]:
         if not isinstance(raw, list):
@@ -209,7 +207,7 @@ class _Reader:
         )
 
     def _limit(self, raw: Mapping[str, Any], name: str, where: str) -> float | None:
-        return self.number(raw, name, where, low=1.0, high=1e5)
+        return self.number(raw, name, where, low=1e-3, high=1e5)
 
     def _events(self, raw: object, where: str) -> frozenset[str]:
         if raw is None:

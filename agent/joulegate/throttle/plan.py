@@ -30,6 +30,10 @@ class DevicePlan:
                 best = (binding, ceiling.power_w)
         return best
 
+    def rise_w(self) -> float:
+        """How far the cap may rise under all of them."""
+        return min((ceiling.rise_w for ceiling in self.ceilings.values()), default=self.track.max_w)
+
 
 @dataclass(slots=True)
 class HostPlan:
@@ -55,7 +59,7 @@ def make_plan(
     for binding, allowance in allowances.items():
         wishes = [max(device.lowest()[1], low) for device, low in zip(plan.devices, lowest_w, strict=True)]
         for device, grant in zip(plan.devices, divided(allowance.ceiling_w, wishes, lowest_w), strict=True):
-            device.ceilings[binding] = Ceiling(grant, allowance.left_s)
+            device.ceilings[binding] = Ceiling(grant, allowance.left_s, grant)
         needed_w = math.fsum(lowest_w)
         if allowance.ceiling_w < needed_w:
             duty = max(0.0, (allowance.ceiling_w - idle_w) / max(1.0, needed_w - idle_w))
@@ -90,13 +94,13 @@ def move_ceilings(plan: HostPlan, dt_s: float, settings: ThrottleSettings) -> No
             before_w = track.planned_w
             track.decay(dt_s, max(lowest_w, settings.stale_floor * track.max_w))
             if wanted_w < track.planned_w:
-                track.set_ceiling(max(wanted_w, lowest_w), dt_s, may_rise=False)
+                track.set_ceiling(max(wanted_w, lowest_w), dt_s, rise_w=0.0)
             if track.planned_w < before_w or track.cause is None:
                 track.cause = Binding.TELEMETRY.value
         else:
             if wanted_w < track.planned_w and binding is not None:
                 track.cause = binding.value
-            track.set_ceiling(max(wanted_w, lowest_w), dt_s, may_rise=True)
+            track.set_ceiling(max(wanted_w, lowest_w), dt_s, rise_w=device.rise_w(), calm=track.calm)
         if track.ceiling_w is None:
             track.cause = None
         track.check_followed(dt_s)
@@ -104,7 +108,7 @@ def move_ceilings(plan: HostPlan, dt_s: float, settings: ThrottleSettings) -> No
 
 def speeds(plan: HostPlan, settings: ThrottleSettings) -> list[float]:
     """Each device's share of its full speed under its ceiling."""
-    caps_act = settings.sets_power and all(device.track.followed for device in plan.devices)
+    caps_act = settings.sets_power and all(device.track.obeys for device in plan.devices)
     if caps_act:
         return [
             plan.duty
@@ -125,7 +129,7 @@ def held_by_rate(plan: HostPlan, settings: ThrottleSettings) -> bool:
     """Whether the rate, not a cap, keeps devices under what they could do: then no queue forms, and none is wanted."""
     if plan.duty < 1.0 or any(_forced(device, settings) < 1.0 for device in plan.devices):
         return True
-    caps_act = settings.sets_power and all(device.track.followed for device in plan.devices)
+    caps_act = settings.sets_power and all(device.track.obeys for device in plan.devices)
     return not caps_act and any(device.track.planned_w < device.track.full_w for device in plan.devices)
 
 

@@ -128,7 +128,7 @@ def _host(plan: HostPlan) -> Iterator[Reason]:
 def _demand(memory: Memory, judgement: Judgement) -> Iterator[Reason]:
     if memory.rate is None or not judgement.short:
         return
-    if memory.demand.over:
+    if memory.demand.over or not memory.demand.late:
         yield Reason(
             Code.DEMAND_EXCEEDS_CAPACITY,
             round(memory.demand.total * 60.0, 1),

@@ -14,13 +14,14 @@ from joulegate.throttle.memory import Memory
 from joulegate.throttle.observation import Observation
 from joulegate.throttle.plan import HostPlan, held_by_rate, make_plan, move_ceilings, speeds
 from joulegate.throttle.reasons import reasons_for
-from joulegate.throttle.recommendation import Binding, FailSafe, Recommendation, TierLimit
+from joulegate.throttle.recommendation import Action, Binding, FailSafe, Recommendation, TierLimit
 from joulegate.throttle.settings import ThrottleSettings
 from joulegate.throttle.tiering import by_tier, held_day, limits, per_tenant_day
 from joulegate.throttle.work import Busy, speed, speed_seconds
 
 RATE_DEAD_BAND = 0.02
 RATE_TURN_BAND = 0.07
+TIGHT_TURN_BAND = 0.2
 RATE_RISE_PER_S = 0.01
 SERVICE_S = 5.0
 """Work in flight beside what the devices hold: enough to keep them fed, little enough to wait for."""
@@ -51,10 +52,13 @@ def recommend(
     memory.rate = _published(memory, capacity, dt_s)
     memory.demand.compare(memory.rate, dt_s, tight=held_by_rate(plan, settings))
 
-    judgement = judge(observation.t, plan, memory, settings)
-    state = memory.ladder.move(judgement.state, observation.t)
     tiers = _tiers(observation, memory, settings, quotas)
-    caps_w = {d.track.id: round(d.track.cap_w, 1) for d in plan.devices if d.track.cap_w is not None}
+    held = any(limit.action is not Action.ADMIT for limit in tiers.values())
+    judgement = judge(observation.t, plan, memory, settings, held=held)
+    state = memory.ladder.move(judgement.state, observation.t)
+    caps_w = {
+        d.track.id: d.track.told_cap_w for d in plan.devices if d.track.cap_w is not None and d.track.limits_known
+    }
     reasons = reasons_for(observation, plan, memory, settings, judgement)
     return Recommendation(
         decision_id=decision_id,
@@ -96,7 +100,7 @@ def _see_devices(observation: Observation, memory: Memory, dt_s: float) -> list[
     for device in seen.values():
         track = memory.devices.setdefault(device.id, DeviceTrack(device.id))
         returns = not track.up and (bool(known) or track.gone_t is not None)
-        track.see(device, t, dt_s)
+        track.see(device, t, dt_s, queued=_queued(observation))
         if returns:
             _start_no_looser(track, known)
         up.append(track)
@@ -123,13 +127,18 @@ def _start_no_looser(track: DeviceTrack, known: Sequence[DeviceTrack]) -> None:
         track.cause = track.cause or (held[0] if held else Binding.THERMAL.value)
 
 
+def _queued(observation: Observation) -> bool | None:
+    """Whether work waits; ``None`` where that is not told."""
+    return None if observation.queue is None else math.fsum(observation.queue.values()) > 0.0
+
+
 def _learn_work(observation: Observation, memory: Memory, up: Sequence[DeviceTrack], dt_s: float) -> None:
     if observation.images_done is None or dt_s <= 0.0:
         return
     if any(track.power_w is None for track in up):
         # Images of devices that do not tell their power would look like work done for nothing.
         return
-    queued = None if observation.queue is None else math.fsum(observation.queue.values()) > 0.0
+    queued = _queued(observation)
     busy = [Busy(track.power_w or 0.0, track.floor_w, track.max_w, track.utilization) for track in up]
     energy_j = math.fsum(track.power_w or 0.0 for track in up) * dt_s
     memory.work.learn(observation.images_done, *speed_seconds(busy, dt_s, queued=queued), energy_j, dt_s)
@@ -188,7 +197,8 @@ def _published(memory: Memory, capacity: float | None, dt_s: float) -> float | N
         return 0.0
     change = wanted / before - 1.0
     against = change * memory.heading < 0.0
-    if abs(change) <= (RATE_TURN_BAND if against else RATE_DEAD_BAND):
+    turn = TIGHT_TURN_BAND if memory.demand.tight and change > 0.0 else RATE_TURN_BAND
+    if abs(change) <= (turn if against else RATE_DEAD_BAND):
         return before
     memory.heading = math.copysign(1.0, change)
     return wanted if change < 0.0 else min(wanted, before * (1.0 + RATE_RISE_PER_S * dt_s))
@@ -220,7 +230,7 @@ def _fraction(memory: Memory, judgement: Judgement) -> float:
         return 1.0
     if not judgement.short or memory.demand.total <= 0.0:
         return 1.0 if memory.rate > 0.0 else 0.0
-    return round(min(1.0, memory.rate / memory.demand.total), 4)
+    return round(min(1.0, memory.rate * min(1.0, memory.demand.factor) / memory.demand.total), 4)
 
 
 def _host_cap(plan: HostPlan, settings: ThrottleSettings) -> float | None:

@@ -44,7 +44,7 @@ class ThrottleSettings:
     tiers: tuple[Tier, ...] = DEFAULT_TIERS
     actuators: tuple[str, ...] = ACTUATORS
     margin_c: float = 2.0
-    rate_margin_c: float = 2.0
+    rate_margin_c: float = 3.0
     host_power_limit_w: float | None = None
     ttl_s: float = 10.0
     poll_after_s: float = 5.0

@@ -31,8 +31,10 @@ RESISTANCE_MAX_K_PER_W = 0.12
 REFERENCE_W = 700.0
 """Resistances and their spreads are those of a board of this power; others scale with its inverse."""
 
+HALF_STEP_K, INSIDE_WEIGHT = 0.5, 0.25
 SURPRISE_K = 2.0
 HORIZONS_S = (6.0, 10.0, 15.0, 25.0)
+RISE_HORIZON_S = 60.0
 DUTY_HORIZON_S = 30.0
 DUTY_HALVINGS = 8
 SINK_MIN_K_PER_W = 0.02
@@ -41,7 +43,10 @@ SINK_MIN_K_PER_W = 0.02
 MISFIT_TIME_S = 20.0
 HISTORY_S = 6.0
 WORST_MISFIT_K = 5.0
-BIAS_K = 0.8
+LEANING_K = 0.35
+LEANING_K2_PER_S3 = 4e-4
+BIAS_K = 0.5
+LASTING_S = 15.0
 """Temperatures that stay so far above what was foreseen are no noise: the cooling has changed."""
 
 LEARNED_UPDATES = 120
@@ -49,6 +54,12 @@ DRIFT_SD = 1.5
 """A drift counts as far as it exceeds so many of its own standard uncertainties: noise moves no cap."""
 
 Matrix = list[list[float]]
+
+
+def _beyond_a_step(innovation_k: float) -> float:
+    """Less of what a sensor of whole degrees cannot tell: else every plateau is read as a drift, and caps swing."""
+    inside_k = min(max(innovation_k, -HALF_STEP_K), HALF_STEP_K)
+    return innovation_k - inside_k + INSIDE_WEIGHT * inside_k
 
 
 @dataclass(slots=True)
@@ -68,6 +79,7 @@ class ThermalModel:
     misfit_k: float = 0.5
     updates: int = 0
     bias_k: float = 0.0
+    leaning_s: float = 0.0
     hotter_t: float | None = None
     hotter_k: float = 0.0
 
@@ -129,6 +141,8 @@ class ThermalModel:
         # While the die warms or cools fast, a second of unknown delay is worth several kelvins.
         moving_k = abs(self.estimate[2] * (self.fast_w - fast_w) / SENSOR_DELAY_S)
         self._open(t, innovation_k, moving_k, dt_s)
+        if abs(self.bias_k) < LEANING_K:
+            innovation_k = _beyond_a_step(innovation_k)
         ph = [a - SENSOR_DELAY_S * b + fast_w * c + slow_w * d for a, b, c, d in p]
         variance = ph[0] - SENSOR_DELAY_S * ph[1] + fast_w * ph[2] + slow_w * ph[3]
         variance += MEASUREMENT_VARIANCE_K2 + moving_k * moving_k
@@ -149,8 +163,12 @@ class ThermalModel:
         missed_k = min(max(0.0, abs(innovation_k) - moving_k), WORST_MISFIT_K)
         self.misfit_k += weight * (missed_k - self.misfit_k)
         self.bias_k += weight * (math.copysign(missed_k, innovation_k) - self.bias_k)
-        if self.bias_k > BIAS_K and self.updates >= LEARNED_UPDATES:
+        self.leaning_s = self.leaning_s + dt_s if self.bias_k > BIAS_K else 0.0
+        if self.leaning_s >= LASTING_S and self.updates >= LEARNED_UPDATES:
             self.hotter_t, self.hotter_k = t, self.bias_k
+        if abs(self.bias_k) > LEANING_K:
+            # What leans to one side for long is a drift that the filter follows too slowly.
+            self.covariance[1][1] += LEANING_K2_PER_S3 * dt_s
         if abs(innovation_k) <= SURPRISE_K + 2.0 * moving_k:
             return
         self.covariance[0][0] += 1.0
@@ -187,24 +205,25 @@ class ThermalModel:
 
     def sustainable_w(
         self, limit_c: float, power_w: float, act_after_s: float, horizons_s: Sequence[float] = HORIZONS_S
-    ) -> tuple[float, float]:
-        """The largest power that keeps every horizon under ``limit_c``, and the horizon (s) that decides.
+    ) -> tuple[float, float, float]:
+        """The largest power (W) under ``limit_c``: over the horizons, the one (s) that decides, and over a longer one.
 
-        Until a new cap acts, ``act_after_s`` from now, the device goes on at ``power_w``.
+        Until a new cap acts, ``act_after_s`` from now, the device goes on at ``power_w``. The last figure tells how far
+        a cap may rise: a device that rests for some seconds is not cooler for long.
         """
         fast_w = power_w + (self.fast_w - power_w) * math.exp(-act_after_s / FAST_S)
         slow_w = power_w + (self.slow_w - power_w) * math.exp(-act_after_s / SLOW_S)
         d, _, fast, slow = self.estimate
-        best_w, best_s = math.inf, horizons_s[0]
+        best_w, best_s, allowed_w = math.inf, horizons_s[0], math.inf
         drift = self.drift_k_per_s() * DRIFT_KEPT_S
-        for horizon_s in horizons_s:
+        for horizon_s in (*horizons_s, RISE_HORIZON_S):
             left_fast, left_slow = math.exp(-horizon_s / FAST_S), math.exp(-horizon_s / SLOW_S)
             base_c = d + drift * (1.0 - math.exp(-(act_after_s + horizon_s) / DRIFT_KEPT_S))
             room_k = limit_c - base_c - fast * fast_w * left_fast - slow * slow_w * left_slow
             allowed_w = room_k / (fast * (1.0 - left_fast) + slow * (1.0 - left_slow))
-            if allowed_w < best_w:
+            if allowed_w < best_w and horizon_s != RISE_HORIZON_S:
                 best_w, best_s = allowed_w, horizon_s
-        return best_w, best_s
+        return best_w, best_s, min(best_w, allowed_w)
 
     def sustainable_duty(
         self, limit_c: float, powers_w: tuple[float, float, float], image_s: float | None, act_after_s: float

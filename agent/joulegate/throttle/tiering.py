@@ -10,11 +10,12 @@ from joulegate.throttle.demand import Demand
 from joulegate.throttle.recommendation import Action, TierLimit
 from joulegate.throttle.settings import Tier
 
-ROOM_S = 20.0
+ROOM_S, LAST_ROOM_S = 12.0, 6.0
 ROOM_MIN_S = 4.0
 """Depth of a free bucket in seconds of the host's work, less what waits: one of 4 s of its tier dropped 9 % of paid
 traffic by Poisson clumps, one of 20 s half a percent (notes/throttle.md, 4.4)."""
 
+PAID_FACTOR_MIN = 0.7
 PAID_BURST_S = 20.0
 PAID_BURST_MIN = 2.0
 HELD_BURST_S = 5.0
@@ -58,11 +59,13 @@ def by_tier(tiers: Sequence[Tier], counts: Mapping[str, float]) -> dict[str, flo
 def divide(rate: float, tiers: Sequence[Tier], asked: Sequence[float]) -> list[float]:
     """What each tier may start (units a second): higher tiers first, nobody under its floor.
 
-    A tier may take all that those above it do not use, so that limits add up to more than the host's.
+    A tier may take all that those above it do not use and those below it do not ask for up to their floors, so that
+    limits add up to more than the host's.
     """
     left, granted = rate, []
     for index, (tier, demand) in enumerate(zip(tiers, asked, strict=True)):
-        kept_below = math.fsum(below.floor for below in tiers[index + 1 :]) * rate
+        below = zip(tiers[index + 1 :], asked[index + 1 :], strict=True)
+        kept_below = math.fsum(min(lower.floor * rate, wish) for lower, wish in below)
         grant = max(left - kept_below, tier.floor * rate, 0.0)
         granted.append(min(grant, rate))
         left -= min(demand, grant)
@@ -75,8 +78,7 @@ def limits(rate: float | None, tiers: Sequence[Tier], demand: Demand, memory: Sh
         return {tier.name: TierLimit(Action.ADMIT, None, 1.0, SMALLEST_BURST, 0.0) for tier in tiers}
     short = demand.over or demand.late
     asked = [demand.rates.get(tier.name, 0.0) for tier in tiers]
-    granted = _granted(rate, tiers, asked, demand) if short or demand.tight else [rate for _ in tiers]
-    room_units = rate * max(ROOM_MIN_S, ROOM_S - (demand.wait_s or 0.0))
+    granted = _granted(rate, tiers, asked, demand)
     found = {}
     for tier, wanted, grant in zip(tiers, asked, granted, strict=True):
         track = memory.track(tier.name)
@@ -86,10 +88,13 @@ def limits(rate: float | None, tiers: Sequence[Tier], demand: Demand, memory: Sh
         if held <= 0.0:
             found[tier.name] = TierLimit(Action.REJECT, 0.0, 0.0, 1.0, RETRY_MAX_S)
         elif track.limited or demand.tight:
-            burst = max(1.0, HELD_BURST_S * held) if last else max(PAID_BURST_MIN, PAID_BURST_S * held)
+            # Where heat is held by the rate alone, a burst is heat: nobody gets a deep bucket then.
+            deep_s = HELD_BURST_S if last or demand.tight else PAID_BURST_S
+            burst = max(1.0 if last else PAID_BURST_MIN, deep_s * held)
             found[tier.name] = _limited(held, wanted, burst, limited=track.limited)
         else:
-            burst = max(SMALLEST_BURST, room_units)
+            room_s = (LAST_ROOM_S if last else ROOM_S) - (demand.wait_s or 0.0)
+            burst = max(SMALLEST_BURST, rate * max(ROOM_MIN_S, room_s))
             found[tier.name] = TierLimit(Action.ADMIT, held * 60.0, 1.0, burst, 0.0)
     return found
 
@@ -97,9 +102,10 @@ def limits(rate: float | None, tiers: Sequence[Tier], demand: Demand, memory: Sh
 def _granted(rate: float, tiers: Sequence[Tier], asked: Sequence[float], demand: Demand) -> list[float]:
     """Each tier's share; what waits is first taken out of the last tier, and out of the others when it waits long."""
     trimmed = divide(rate * demand.factor, tiers, asked)
-    if demand.late or demand.factor >= 1.0:
+    if demand.factor >= 1.0:
         return trimmed
-    return [*divide(rate, tiers, asked)[:-1], trimmed[-1]]
+    kept = max(demand.factor, PAID_FACTOR_MIN) if demand.late else 1.0
+    return [*divide(rate * kept, tiers, asked)[:-1], trimmed[-1]]
 
 
 def _held(track: TierTrack, grant: float, *, floor: float, ceiling: float) -> float:

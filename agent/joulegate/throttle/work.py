@@ -27,6 +27,7 @@ IN_PROGRESS = 0.5
 OPTIMISM = 1.0
 SURE_IMAGES = 100.0
 MIN_BUSY = 0.15
+SATURATED, SATURATED_UNTOLD, SATURATED_ALONE = 0.8, 0.9, 0.98
 
 
 def speed(power_w: float, idle_w: float, full_w: float) -> float:
@@ -126,6 +127,13 @@ def new_work_model() -> WorkModel:
     return WorkModel(Window(), Window(), Window())
 
 
+def saturated_from(*, queued: bool | None) -> float:
+    """The utilization from which a device counts as always busy: it depends on whether work waits for it."""
+    if queued is None:
+        return SATURATED_UNTOLD
+    return SATURATED if queued else SATURATED_ALONE
+
+
 @dataclass(frozen=True, slots=True)
 class Busy:
     """One device while something was done: its mean power and the share of time in which it worked."""
@@ -148,7 +156,8 @@ def speed_seconds(devices: Iterable[Busy], dt_s: float, *, queued: bool | None) 
             busy = 1.0 if queued else (device.power_w - device.idle_w) / max(1.0, device.full_w - device.idle_w)
         if busy < MIN_BUSY:
             continue
-        busy = min(1.0, busy)
+        # A device that always has a next image is never idle, whatever its driver's window of utilization says.
+        busy = 1.0 if busy >= saturated_from(queued=queued) else min(1.0, busy)
         busy_w = device.idle_w + (device.power_w - device.idle_w) / busy
         total += busy
         total_s += dt_s * busy * speed(busy_w, device.idle_w, device.full_w)
