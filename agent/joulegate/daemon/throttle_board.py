@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
+from joulegate.http.throttle_bytes import prepare
 from joulegate.http.throttle_ports import Prepared
+from joulegate.throttle.silence import silent
 
 KEPT = 64
 
@@ -14,11 +17,13 @@ class Board:
     """Implements ``http.throttle_ports.ThrottleReader``: reading is one load of a reference.
 
     What is kept is a tuple that is replaced whole, so that readers need no lock. Whoever waits shares one future of the
-    server's loop; ``publish`` only asks that loop to resolve it.
+    server's loop; ``publish`` only asks that loop to resolve it. ``clock`` is that of ``Prepared.made_s``.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop
+        self._clock = clock
+        self._silent: Prepared | None = None
         self._kept: tuple[Prepared, ...] = ()
         self._next: asyncio.Future[None] = loop.create_future()
 
@@ -28,9 +33,19 @@ class Board:
         self._loop.call_soon_threadsafe(self._wake)
 
     def newest(self) -> Prepared | None:
-        """The newest one, or ``None`` before the first."""
+        """The newest one, or ``None`` before the first; once its time to live is over, what it is worth then."""
         kept = self._kept
-        return kept[-1] if kept else None
+        if not kept:
+            return None
+        newest = kept[-1]
+        age_s = self._clock() - newest.made_s
+        return newest if age_s <= newest.recommendation.ttl_s else self._outlived(newest, age_s)
+
+    def _outlived(self, newest: Prepared, age_s: float) -> Prepared:
+        """Prepared once for each that was outlived, so that a silent adviser costs its readers nothing."""
+        if self._silent is None or self._silent.sequence != newest.sequence:
+            self._silent = prepare(silent(newest.recommendation, age_s), newest.sequence, newest.made_s)
+        return self._silent
 
     def after(self, sequence: int) -> Sequence[Prepared]:
         """The kept ones later than ``sequence``, oldest first."""

@@ -9,7 +9,7 @@ from joulegate.throttle.memory import Memory
 from joulegate.throttle.observation import Observation, WorkClass
 from joulegate.throttle.plan import HostPlan
 from joulegate.throttle.recommendation import Advice
-from joulegate.throttle.settings import ThrottleSettings
+from joulegate.throttle.settings import ThrottleSettings, Tier
 from joulegate.throttle.work import SPEED_EXPONENT, speed
 
 ENOUGH_IMAGES = 10.0
@@ -101,14 +101,29 @@ def _power_cap(plan: HostPlan, memory: Memory, settings: ThrottleSettings) -> li
     return [Advice("POWER_CAP", round(saves, 3), evidence)] if saves >= WORTH_SAYING else []
 
 
-def _defer(observation: Observation, settings: ThrottleSettings) -> list[Advice]:
+def cleaner_later(observation: Observation, tier: Tier) -> tuple[float, float] | None:
+    """The cleanest moment within the time that the tier's work may wait: (g/kWh, t), where it is worth waiting for."""
     now = observation.grid_g_per_kwh
-    waits_s = max((tier.defer_max_s for tier in settings.tiers if tier.deferrable), default=0.0)
-    ahead = [(g, at) for at, g in observation.grid_forecast if observation.t < at <= observation.t + waits_s]
-    if not now or not ahead:
+    until_t = observation.t + tier.defer_max_s
+    ahead = [(g, at) for at, g in observation.grid_forecast if observation.t < at <= until_t]
+    if not tier.deferrable or not now or not ahead or min(ahead)[0] > CLEANER * now:
+        return None
+    return min(ahead)
+
+
+def _defer(observation: Observation, settings: ThrottleSettings) -> list[Advice]:
+    """The most that a deferrable tier could save by waiting, with its deadline."""
+    found = [(later, tier) for tier in settings.tiers if (later := cleaner_later(observation, tier)) is not None]
+    now = observation.grid_g_per_kwh
+    if not found or not now:
         return []
-    best_g, best_t = min(ahead)
-    if best_g > CLEANER * now:
-        return []
-    evidence = {"grid_g_per_kwh": now, "grid_g_per_kwh_then": best_g, "defer_until_t": best_t, "basis": "forecast"}
+    (best_g, best_t), tier = min(found, key=lambda pair: pair[0])
+    evidence = {
+        "tier": tier.name,
+        "grid_g_per_kwh": now,
+        "grid_g_per_kwh_then": best_g,
+        "defer_until_t": best_t,
+        "deadline_t": observation.t + tier.defer_max_s,
+        "basis": "forecast",
+    }
     return [Advice("DEFER", round(1.0 - best_g / now, 3), evidence)]

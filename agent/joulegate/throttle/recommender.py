@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from joulegate.throttle.advice import advise_on
+from joulegate.throttle.advice import advise_on, cleaner_later
 from joulegate.throttle.budgets import Allowance
 from joulegate.throttle.device import DeviceTrack
 from joulegate.throttle.explaining import explain
@@ -52,7 +52,7 @@ def recommend(
     memory.rate = _published(memory, capacity, dt_s)
     memory.demand.compare(memory.rate, dt_s, tight=held_by_rate(plan, settings))
 
-    tiers = _tiers(observation, memory, settings, quotas)
+    tiers = _tiers(observation, memory, settings, quotas, dirty=_dirty(plan))
     held = any(limit.action is not Action.ADMIT for limit in tiers.values())
     judgement = judge(observation.t, plan, memory, settings, held=held)
     state = memory.ladder.move(judgement.state, observation.t)
@@ -205,8 +205,14 @@ def _published(memory: Memory, capacity: float | None, dt_s: float) -> float | N
 
 
 def _tiers(
-    observation: Observation, memory: Memory, settings: ThrottleSettings, quotas: Mapping[str, int]
+    observation: Observation,
+    memory: Memory,
+    settings: ThrottleSettings,
+    quotas: Mapping[str, int],
+    *,
+    dirty: bool,
 ) -> dict[str, TierLimit]:
+    """The limits of all tiers; ``dirty`` tells whether the CO2e budget holds the host."""
     found = limits(memory.rate, settings.tiers, memory.demand, memory.shares)
     result = {}
     for tier in settings.tiers:
@@ -214,15 +220,21 @@ def _tiers(
         active = (observation.active_tenants or {}).get(tier.name)
         wanted = per_tenant_day(tier, limit, active, quotas.get(tier.name))
         day = held_day(memory.shares.track(tier.name), wanted, observation.t)
+        later = cleaner_later(observation, tier)
         result[tier.name] = TierLimit(
-            action=limit.action,
+            action=Action.DEFER if later is not None and dirty else limit.action,
             max_images_per_minute=_rounded_up(limit.max_images_per_minute),
             admit_fraction=round(limit.admit_fraction, 4),
             burst=round(limit.burst, 2),
             retry_after_s=limit.retry_after_s,
             images_per_tenant_day=day,
+            defer_until_t=None if later is None else later[1],
         )
     return result
+
+
+def _dirty(plan: HostPlan) -> bool:
+    return plan.duty_by is Binding.CO2E or any(device.track.cause == Binding.CO2E.value for device in plan.devices)
 
 
 def _fraction(memory: Memory, judgement: Judgement) -> float:
