@@ -10,8 +10,8 @@ same bits on every machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 FAST_S = 4.0
 SLOW_S = 40.0
@@ -54,6 +54,22 @@ DRIFT_SD = 1.5
 """A drift counts as far as it exceeds so many of its own standard uncertainties: noise moves no cap."""
 
 Matrix = list[list[float]]
+
+
+@lru_cache(maxsize=256)
+def _kept(time_s: float) -> tuple[float, float, float]:
+    """What is left after ``time_s`` of the fast lag, the slow lag and the drift."""
+    return math.exp(-time_s / FAST_S), math.exp(-time_s / SLOW_S), math.exp(-time_s / DRIFT_KEPT_S)
+
+
+@lru_cache(maxsize=64)
+def _ahead(act_after_s: float, horizons_s: tuple[float, ...]) -> tuple[tuple[float, float, float, float], ...]:
+    """For each horizon: itself, what is left of both lags, and how long a drift has then moved the offset."""
+    rows = []
+    for horizon_s in horizons_s:
+        left_fast, left_slow, _ = _kept(horizon_s)
+        rows.append((horizon_s, left_fast, left_slow, DRIFT_KEPT_S * (1.0 - _kept(act_after_s + horizon_s)[2])))
+    return tuple(rows)
 
 
 def _beyond_a_step(innovation_k: float) -> float:
@@ -110,12 +126,12 @@ class ThermalModel:
 
     def advance(self, t: float, power_w: float, dt_s: float) -> None:
         """Let ``dt_s`` pass at a mean power."""
-        self.fast_w = power_w + (self.fast_w - power_w) * math.exp(-dt_s / FAST_S)
-        self.slow_w = power_w + (self.slow_w - power_w) * math.exp(-dt_s / SLOW_S)
+        kept_fast, kept_slow, kept = _kept(dt_s)
+        self.fast_w = power_w + (self.fast_w - power_w) * kept_fast
+        self.slow_w = power_w + (self.slow_w - power_w) * kept_slow
         self.history.append([t, self.fast_w, self.slow_w])
         while len(self.history) > 2 and self.history[1][0] < t - HISTORY_S:
             del self.history[0]
-        kept = math.exp(-dt_s / DRIFT_KEPT_S)
         # The offset moves by the integral of a rate that dies away.
         moved_s = DRIFT_KEPT_S * (1.0 - kept)
         estimate, p = self.estimate, self.covariance
@@ -204,22 +220,25 @@ class ThermalModel:
         return self.drift_k_per_s() * DRIFT_KEPT_S * (1.0 - math.exp(-horizon_s / DRIFT_KEPT_S))
 
     def sustainable_w(
-        self, limit_c: float, power_w: float, act_after_s: float, horizons_s: Sequence[float] = HORIZONS_S
+        self,
+        limit_c: float,
+        power_w: float,
+        act_after_s: float,
+        horizons_s: tuple[float, ...] = (*HORIZONS_S, RISE_HORIZON_S),
     ) -> tuple[float, float, float]:
         """The largest power (W) under ``limit_c``: over the horizons, the one (s) that decides, and over a longer one.
 
         Until a new cap acts, ``act_after_s`` from now, the device goes on at ``power_w``. The last figure tells how far
         a cap may rise: a device that rests for some seconds is not cooler for long.
         """
-        fast_w = power_w + (self.fast_w - power_w) * math.exp(-act_after_s / FAST_S)
-        slow_w = power_w + (self.slow_w - power_w) * math.exp(-act_after_s / SLOW_S)
+        kept_fast, kept_slow, _ = _kept(act_after_s)
+        fast_w = power_w + (self.fast_w - power_w) * kept_fast
+        slow_w = power_w + (self.slow_w - power_w) * kept_slow
         d, _, fast, slow = self.estimate
-        best_w, best_s, allowed_w = math.inf, horizons_s[0], math.inf
-        drift = self.drift_k_per_s() * DRIFT_KEPT_S
-        for horizon_s in (*horizons_s, RISE_HORIZON_S):
-            left_fast, left_slow = math.exp(-horizon_s / FAST_S), math.exp(-horizon_s / SLOW_S)
-            base_c = d + drift * (1.0 - math.exp(-(act_after_s + horizon_s) / DRIFT_KEPT_S))
-            room_k = limit_c - base_c - fast * fast_w * left_fast - slow * slow_w * left_slow
+        drift = self.drift_k_per_s()
+        best_w, best_s, allowed_w = math.inf, HORIZONS_S[0], math.inf
+        for horizon_s, left_fast, left_slow, moved_s in _ahead(act_after_s, horizons_s):
+            room_k = limit_c - d - drift * moved_s - fast * fast_w * left_fast - slow * slow_w * left_slow
             allowed_w = room_k / (fast * (1.0 - left_fast) + slow * (1.0 - left_slow))
             if allowed_w < best_w and horizon_s != RISE_HORIZON_S:
                 best_w, best_s = allowed_w, horizon_s
