@@ -64,7 +64,7 @@ async def test_a_silent_adviser_is_stale_and_tighter() -> None:
 
 
 def test_deferrable_work_waits_for_a_cleaner_grid_only_while_the_budget_binds() -> None:
-    """A deferrable tier learns of the cleanest moment in its time; it is put off while the CO2e budget holds the host."""
+    """A deferrable tier learns of the cleanest moment in its time, and is put off while the CO2e budget binds."""
     tiers = (Tier("pro"), Tier("batch", deferrable=True, defer_max_s=3600.0))
     grid = {"grid_g_per_kwh": 500.0, "grid_forecast": [{"t": 1800.0, "g_per_kwh": 100.0}, {"t": 9e3, "g_per_kwh": 9.0}]}
     free = advised(ThrottleSettings(tiers=tiers), temperature_c=50.0, **grid)
@@ -80,3 +80,12 @@ def test_deferrable_work_waits_for_a_cleaner_grid_only_while_the_budget_binds() 
     assert held.tiers["batch"].action is Action.DEFER
     assert held.tiers["pro"].action is not Action.DEFER
     assert held.state is State.CONSTRAINED
+
+
+def test_simulated_devices_are_named_in_the_sentence() -> None:
+    """What rests on simulated devices says so where a person reads; what rests on real ones does not."""
+    real = seen(1.0)
+    device = real["devices"][0]  # type: ignore[index]
+    played = seen(1.0, devices=[device | {"quality": "simulated"}, device | {"id": "GPU-1"}])
+    assert "1 of 2 devices are simulated" in Adviser(ThrottleSettings()).advise(played).explain
+    assert "simulated" not in Adviser(ThrottleSettings()).advise(real).explain

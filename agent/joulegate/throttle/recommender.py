@@ -77,7 +77,7 @@ def recommend(
         inputs=_inputs(observation, memory, plan),
         ttl_s=settings.ttl_s,
         poll_after_s=settings.poll_after_s,
-        explain=explain(state, judgement, reasons, tiers, memory.rate),
+        explain=explain(state, judgement, reasons, tiers, memory.rate) + _origin(up),
         advice=advise_on(observation, plan, memory, settings),
         counterfactual=_counterfactual(plan, memory),
     )
@@ -235,6 +235,12 @@ def _tiers(
 
 def _dirty(plan: HostPlan) -> bool:
     return plan.duty_by is Binding.CO2E or any(device.track.cause == Binding.CO2E.value for device in plan.devices)
+
+
+def _origin(up: Sequence[DeviceTrack]) -> str:
+    """Law 3: what rests on simulated or modelled devices says so in its own sentence."""
+    count = sum(track.simulated for track in up)
+    return f" {count} of {len(up)} devices are simulated or modelled." if count else ""
 
 
 def _fraction(memory: Memory, judgement: Judgement) -> float:
