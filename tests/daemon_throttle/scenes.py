@@ -97,7 +97,7 @@ class Host:
         """Wire it as at the start of a process."""
         self.trail = DecisionTrail(self.folder / FOLDER, 10**8)
         self.trail.start()
-        self.board = Board(self.loop)
+        self.board = Board(self.loop, clock=lambda: self.t_s)
         self.demand = DemandCount(
             self.settings, lambda: dict(self.asked), clock=lambda: self.t_s, began_s=self.t_s + self.origin_s
         )
