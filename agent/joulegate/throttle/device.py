@@ -222,15 +222,16 @@ class DeviceTrack:
     def thermal(self, t: float, settings: ThrottleSettings, image_s: float | None) -> Ceiling | None:
         """The ceiling of the core's temperature; ``image_s`` is how long an image keeps the device busy.
 
-        Where temperatures do not do what was foreseen, a sensor over the target outranks the model: less must be drawn
-        than was.
+        Where temperatures do not do what was foreseen, or are at the operating limit, a sensor over the target outranks
+        the model: less must be drawn than was.
         """
         if self.core is None:
             return None
         target_c = self.target_c(t, settings)
         ceiling = self._ceiling(self.core, target_c, settings, image_s)
         over_k = -math.inf if self.temperature_c is None else self.temperature_c - target_c
-        if over_k <= OVER_FROM_K or self.calm:
+        at_limit = self.temperature_c is not None and self.temperature_c >= self.limit_c()
+        if over_k <= OVER_FROM_K or (self.calm and not at_limit):
             return ceiling
         less_w = self.mean_w * (1.0 - OVER_PER_K * over_k)
         return Ceiling(min(ceiling.power_w, less_w), ceiling.horizon_s, min(ceiling.rise_w, less_w))
