@@ -18,13 +18,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 from platformdirs import user_state_path
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -52,7 +50,6 @@ ENV_PREFIX = "JOULEGATE_"
 SOCKET_VARIABLE = "JOULEGATE_SOCKET"
 DEBUG_VARIABLE = "JOULEGATE_DEBUG"
 SOCKET_NAME = "joulegate.sock"
-CONFIG_NAME = "joulegate.toml"
 SOCKET_PATH_MAX_BYTES = 107
 """``sun_path`` holds 108 bytes with its closing zero (unix(7))."""
 
@@ -153,15 +150,6 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class LogSettings(Table):
-    """What is said on stderr or in the journal."""
-
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
-    format: Literal["auto", "text", "json", "journal"] = Field(
-        "auto", description="text, json (an object a line), journal (with fields), or auto (the journal where it reads)"
-    )
-
-
 class HttpSettings(Table):
     """Where the daemon listens."""
 
@@ -170,59 +158,12 @@ class HttpSettings(Table):
         (), description='a list of more names under which an agent on loopback answers, such as its gateway, or ["*"]'
     )
     port: Whole = Field(9288, ge=0, le=65535, description="a TCP port from 0 to 65535 (0 takes any free one)")
-    tls_certificate: FullPath | None = Field(None, description="a PEM file with the server's certificate chain")
-    tls_key: FullPath | None = Field(None, description="a PEM file with its key, where the chain's file has none")
-    tls_client_ca: FullPath | None = Field(None, description="a PEM file of the CAs that sign clients' certificates")
-    tls_client: Literal["optional", "required"] = Field(
-        "optional", description="optional (a certificate or a token) or required (nobody is served without one)"
-    )
-    insecure: bool = Field(
-        False, description="true to serve other machines without authentication or without TLS all the same"
-    )
-    connections: Whole = Field(896, ge=16, le=65_536, description="the most open connections, from 16 to 65536")
 
 
 class SocketSettings(Table):
     """Where pipelines of other processes reach the daemon."""
 
     path: Annotated[FullPath, AfterValidator(_socket_path)] = Field(description="a short path for the unix socket")
-    allow_uids: tuple[Whole, ...] = Field(
-        (), description="a list of user ids that may connect, beside root, the daemon's own and the socket's group"
-    )
-    allow_gids: tuple[Whole, ...] = Field((), description="a list of group ids whose members may connect")
-
-
-ScopeName = Literal["read", "decide", "ingest", "admin"]
-
-
-class TokenSettings(Table):
-    """A bearer token, known by its hash alone; ``joulegate config token`` makes both."""
-
-    name: str = Field(min_length=1, max_length=100, description="a name for logs, such as prometheus")
-    hash: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="its hash as joulegate config token prints it")
-    scopes: tuple[ScopeName, ...] = Field(min_length=1, description="a list of read, decide, ingest, admin")
-    expires: AwareDatetime | None = Field(None, description="when it ends, such as 2027-01-31T00:00:00Z")
-
-
-class CertificateSettings(Table):
-    """A client's certificate, known by a name in it."""
-
-    name: str = Field(pattern=r"^(CN|DNS|URI):\S", description="a name in it, such as CN:gateway or DNS:gw.internal")
-    scopes: tuple[ScopeName, ...] = Field(min_length=1, description="a list of read, decide, ingest, admin")
-
-
-class AuthSettings(Table):
-    """Who may ask what over HTTP; as long as nothing is set here, everybody that reaches the daemon may."""
-
-    tokens: tuple[TokenSettings, ...] = Field((), description="tokens with their hash and scopes")
-    certificates: tuple[CertificateSettings, ...] = Field((), description="certificates with their scopes")
-    tokens_file: FullPath | None = Field(None, description="a TOML file of more of both, reread when it changes")
-    open_paths: Annotated[
-        tuple[Literal["/healthz", "/readyz", "/metrics"], ...], NoDecode, BeforeValidator(_comma_list)
-    ] = Field(("/healthz",), description="a list of what needs no token: /healthz, /readyz, /metrics")
-    tenant_key: Annotated[SecretStr, Field(min_length=16)] | None = Field(
-        None, description="a key of 16 or more characters: tenants are then kept as their keyed hash only"
-    )
 
 
 class MeteringSettings(Table):
@@ -323,65 +264,6 @@ class GridSettings(Table):
     factor_type: Literal["lifecycle", "direct"] = Field("lifecycle", description="lifecycle or direct")
     refresh_s: Number = Field(300.0, ge=60, le=86_400, description="seconds between questions, from 60 to 86400")
     timeout_s: Number = Field(5.0, ge=0.1, le=60, description="the longest wait in s for an answer, from 0.1 to 60")
-
-
-def _web_address(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(f"{_shown(value)} is not an address such as http://127.0.0.1:8086")
-    if parts.username or parts.password:
-        raise ValueError("an address with a user or password in it would be shown; give those apart")
-    return value.rstrip("/")
-
-
-WebAddress = Annotated[str, AfterValidator(_web_address)]
-
-
-class InfluxSettings(Table):
-    """The InfluxDB that points are pushed to; none where no address is given."""
-
-    url: WebAddress | None = Field(None, description="its address, such as http://127.0.0.1:8086")
-    org: str = Field("", description="the organisation; InfluxDB 3 and VictoriaMetrics need none")
-    bucket: str = Field("joulegate", min_length=1, description="the bucket or database that points go to")
-    token: SecretStr | None = Field(
-        None, description="the token, only as JOULEGATE_INFLUX__TOKEN or in influx.token_file"
-    )
-    token_file: FullPath | None = Field(None, description="a file whose first line is the token")
-    gzip: bool = Field(True, description="true to compress what is sent")
-    timeout_s: Number = Field(10.0, ge=0.1, le=120, description="the longest wait in s for an answer, from 0.1 to 120")
-    interval_s: Whole = Field(10, ge=1, le=3600, description="whole seconds between readings of a device, 1 to 3600")
-    batch: Whole = Field(1000, ge=1, le=20_000, description="the most points in one write, from 1 to 20000")
-    points_per_s: Number = Field(5000.0, ge=1, le=1e6, description="the most points a second, also when catching up")
-    outbox_mb: Whole = Field(256, ge=1, le=1_000_000, description="disk in MB for points that wait, from 1 to 1000000")
-
-
-class OtlpSettings(Table):
-    """The OpenTelemetry collector that points are pushed to; needs the extra ``otel``."""
-
-    endpoint: WebAddress | None = Field(None, description="its OTLP/HTTP address, such as http://127.0.0.1:4318")
-    headers: SecretStr | None = Field(
-        None, description="headers as name=value,name=value, only as JOULEGATE_OTLP__HEADERS or in otlp.headers_file"
-    )
-    headers_file: FullPath | None = Field(None, description="a file whose first line is such headers")
-    gzip: bool = Field(True, description="true to compress what is sent")
-    timeout_s: Number = Field(10.0, ge=0.1, le=120, description="the longest wait in s for an answer, from 0.1 to 120")
-    interval_s: Whole = Field(10, ge=1, le=3600, description="whole seconds between readings of a device, 1 to 3600")
-    batch: Whole = Field(500, ge=1, le=20_000, description="the most points in one request, from 1 to 20000")
-    points_per_s: Number = Field(2000.0, ge=1, le=1e6, description="the most points a second, also when catching up")
-    outbox_mb: Whole = Field(256, ge=1, le=1_000_000, description="disk in MB for points that wait, from 1 to 1000000")
-
-
-SECRETS = (("influx", "token"), ("otlp", "headers"))
-"""What a configuration file, which more people read, must not hold."""
-
-
-class MetricsSettings(Table):
-    """What ``/metrics`` shows."""
-
-    max_names: Whole = Field(
-        100, ge=1, le=10_000, description="the most models and tiers with series of their own, from 1 to 10000"
-    )
-    dcgm_aliases: bool = Field(False, description="true for dcgm-exporter's names beside our own")
 
 
 def _known_zone(value: str) -> str:
@@ -491,7 +373,6 @@ class Settings(BaseSettings):
 
     state_dir: FullPath = Field(description="a folder for the ledger that the daemon may write to")
     source: str = Field("auto", description="auto, nvml, rapl, model, twin or replay:FILE")
-    log: LogSettings = LogSettings()
     http: HttpSettings = HttpSettings()
     socket: SocketSettings
     metering: MeteringSettings = MeteringSettings()
@@ -499,10 +380,6 @@ class Settings(BaseSettings):
     site: SiteSettings = SiteSettings()
     grid: GridSettings = GridSettings()
     throttle: ThrottleTable = ThrottleTable()
-    metrics: MetricsSettings = MetricsSettings()
-    influx: InfluxSettings = InfluxSettings()
-    otlp: OtlpSettings = OtlpSettings()
-    auth: AuthSettings = AuthSettings()
 
     @field_validator("source")
     @classmethod
@@ -565,11 +442,11 @@ def load(
     variables, warnings = _variables(environ)
     text, faults = _read(config_file) if config_file else ("", [])
     table, toml_faults = _parse(text, config_file)
-    faults += toml_faults + _secret_faults(table, config_file)
+    faults += toml_faults
 
     origins: dict[KeyPath, str] = {path: f"{config_file}:{line}" for path, line in _key_lines(text).items()}
     origins |= {path: f"environment {name}" for path, name in variables.items()}
-    origins |= {path: f"option --{_option(path)}" for path in flags}
+    origins |= {path: f"option --{path[-1].replace('_', '-')}" for path in flags}
 
     values = table
     for layer in (_environment_layer(environ, variables), _nested(flags)):
@@ -582,17 +459,6 @@ def load(
     if faults:
         raise ConfigFault(*faults)
     return Loaded(settings, tuple(warnings))
-
-
-def default_config_file(environ: Mapping[str, str]) -> Path | None:
-    """What a service reads where no file is named: ``joulegate.toml`` in ``$CONFIGURATION_DIRECTORY``, if there."""
-    folder = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
-    file = Path(folder) / CONFIG_NAME
-    return file if folder and file.exists() else None
-
-
-def _option(path: KeyPath) -> str:
-    return ("-".join(path) if path[0] == "log" else path[-1]).replace("_", "-")
 
 
 def _place_files(values: dict[str, Any], environ: Mapping[str, str]) -> None:
@@ -632,16 +498,6 @@ def _parse(text: str, config_file: Path | None) -> tuple[dict[str, Any], list[st
         where = f"{config_file}:{place[1]}" if place else f"{config_file}"
         what = str(error)[: place.start()] if place else str(error)
         return {}, [f"{where}: not TOML: {what[:1].lower()}{what[1:]}, mend that line"]
-
-
-def _secret_faults(table: Mapping[str, Any], config_file: Path | None) -> list[str]:
-    """A line for each secret that stands in the file."""
-    return [
-        f"{config_file} {name}.{key}: a secret does not belong in this file; give it as {_variable((name, key))} "
-        f"or in {name}.{key}_file"
-        for name, key in SECRETS
-        if isinstance(table.get(name), dict) and key in table[name]
-    ]
 
 
 _HEADER = re.compile(r"^\s*\[{1,2}(?P<key>[^\[\]]+)\]")
@@ -774,8 +630,7 @@ def _fault_line(detail: ErrorDetails, origins: Mapping[KeyPath, str], config_fil
         return where + _unknown_key(named, detail["input"])
     field = _field(named)
     advice = f"give {field.description}" if field else f"write a table [{key}] with its keys below it"
-    shown = "the value" if "SecretStr" in repr(field and field.annotation) else _shown(detail["input"])
-    return where + f"{_what(detail, shown)}; {advice}"
+    return where + f"{_what(detail)}; {advice}"
 
 
 def _field(named: KeyPath) -> Any:
@@ -786,11 +641,11 @@ def _field(named: KeyPath) -> Any:
         field = model.model_fields.get(name)
         if field is None:
             return None
-        model = table_of(field.annotation) or BaseModel
+        model = _table_of(field.annotation) or BaseModel
     return None if field is not None and model is field.annotation else field
 
 
-def table_of(kind: Any) -> type[BaseModel] | None:
+def _table_of(kind: Any) -> type[BaseModel] | None:
     """The table that a setting holds, or a list of which it holds."""
     kinds = [kind, *(part for part in getattr(kind, "__args__", ()))]
     return next((part for part in kinds if isinstance(part, type) and issubclass(part, BaseModel)), None)
@@ -802,7 +657,7 @@ def _unknown_key(named: KeyPath, value: object) -> str:
     if isinstance(value, dict):
         hint = _nearest(named[-1], tables)
         return f"unknown table{hint or '; known are ' + ', '.join(tables)}"
-    listed = table_of(_field(named[:-1]).annotation) if _field(named[:-1]) else None
+    listed = _table_of(_field(named[:-1]).annotation) if _field(named[:-1]) else None
     if listed is not None:
         known = [".".join((*named[:-1], name)) for name in listed.model_fields]
     siblings = [name for name in known if name.startswith(".".join(named[:-1]) + ".")]
@@ -825,7 +680,6 @@ _WORDS = {
     "model_type": "{shown} is not a table",
     "model_attributes_type": "{shown} is not a table",
     "string_too_short": "the text is empty",
-    "too_short": "{shown} is too short",
     "string_pattern_mismatch": "{shown} is not such a name",
     "literal_error": "{shown} is not a known value",
     "value_error": "{error}",
@@ -833,9 +687,9 @@ _WORDS = {
 """What pydantic's error types say in our words; a type that is not here keeps pydantic's."""
 
 
-def _what(detail: ErrorDetails, shown: str) -> str:
+def _what(detail: ErrorDetails) -> str:
     words = _WORDS.get(detail["type"], "{shown}: {message}")
-    return words.format(shown=shown, message=detail["msg"], **detail.get("ctx", {}))
+    return words.format(shown=_shown(detail["input"]), message=detail["msg"], **detail.get("ctx", {}))
 
 
 def render(settings: Settings) -> str:
@@ -856,16 +710,15 @@ def _rendered(model: BaseModel) -> list[str]:
         if isinstance(value, SecretStr):
             lines.append(f"# {name} is set and not shown")
             continue
-        lines.append(f"# {name} is not set" if value is None else f"{name} = {toml_value(value)}")
+        lines.append(f"# {name} is not set" if value is None else f"{name} = {_toml_value(value)}")
     return lines
 
 
-def toml_value(value: object) -> str:
-    """A value as TOML; a table becomes an inline one."""
+def _toml_value(value: object) -> str:
     if isinstance(value, BaseModel):
-        return f"{{{', '.join(f'{name} = {toml_value(item)}' for name, item in value if item is not None)}}}"
+        return f"{{{', '.join(f'{name} = {_toml_value(item)}' for name, item in value if item is not None)}}}"
     if isinstance(value, tuple):
-        return f"[{', '.join(toml_value(item) for item in value)}]"
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):

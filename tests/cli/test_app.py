@@ -361,7 +361,7 @@ def test_every_key_is_rendered_and_described():
     """``config show`` names every key that can be set, with a sentence on what to give."""
     text = render(load_settings(environ=HOME))
     table = tomllib.loads(text)
-    assert table["http"] == {"host": "127.0.0.1", "port": 9288}
+    assert table["http"] == {"host": "127.0.0.1", "hosts": [], "port": 9288}
     for key in known_keys():
         assert key.rsplit(".", 1)[-1] in text
     assert "# None" not in text

@@ -167,7 +167,7 @@ def test_a_disk_that_fills_while_running(small_disk: Path, tmp_path: Path) -> No
         wanted = set(acknowledged)
         service.until("/v1/requests?limit=100", lambda body: wanted <= {i["request_id"] for i in body["items"]})
         assert service.get(ALL_TIME)["totals"]["device_mj"] >= before
-        time.sleep(2.5)
+        service.until("/v1/requests?limit=100", lambda body: {i["status"] for i in body["items"]} == {"final"})
         assert service.stop() == 0
     pending_mj, energies = check_books(state)
     assert pending_mj == 0
